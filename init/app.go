@@ -1,0 +1,578 @@
+// Package pid1 lives in the folder init, a name that Go keeps for itself; it is
+// imported as
+//
+//	import pid1 "evermore/init"
+//
+// It is one app's life: the loop that owns all state, and the pure restart
+// policy. It knows nothing of metrics, logs or the command line: they observe it.
+package pid1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"evermore/reaper"
+	"evermore/signals"
+)
+
+const (
+	// leftoverGrace is how long leftovers of a dead run may take to end after
+	// SIGTERM, leftoverLimit how long they may hold up what comes next.
+	leftoverGrace = 800 * time.Millisecond
+	leftoverLimit = time.Second
+	// killGrace is how long SIGKILL may take. A process in an uninterruptible
+	// sleep may outlast it: then nothing more can be done.
+	killGrace = 5 * time.Second
+	// settleTime is how much later than the child evermore may learn of a ^C
+	// that the terminal sent to both.
+	settleTime = 20 * time.Millisecond
+	// forwardedFor is how long after a signal was forwarded a death by it is
+	// put down to it.
+	forwardedFor = 5 * time.Second
+	// readyUptime is how long an app is up before it is ready, unless another
+	// way to know was chosen.
+	readyUptime = time.Second
+)
+
+// Processes starts and reaps processes. *reaper.Reaper is one, by Kernel.
+type Processes interface {
+	Start(reaper.Command) (Process, error)
+	Reap() reaper.Reaped
+	// Leftovers gives what is left of the run of a process that was reaped.
+	Leftovers(p Process, runID string) []Leftover
+	Zombies() []reaper.Zombie
+}
+
+// Process is a started process; see reaper.Process.
+type Process interface {
+	PID() int
+	PIDFD() int
+	Signal(syscall.Signal) error
+	SignalGroup(syscall.Signal) error
+	Halted() bool
+}
+
+// Leftover is a process that outlived its run; see reaper.Leftover.
+type Leftover interface {
+	Alive() bool
+	Signal(syscall.Signal) error
+	String() string
+}
+
+// Catcher gives the signals that arrive; see signals.Catcher.
+type Catcher interface {
+	Signals() <-chan signals.Received
+	Children() <-chan struct{}
+	SetTarget(pidfd int) error
+	JustForwarded(syscall.Signal) bool
+}
+
+// App is one supervised app. Run owns its state; the other methods may be called
+// from any goroutine.
+type App struct {
+	opts      Options
+	procs     Processes
+	catcher   Catcher
+	observers []Observer
+	notify    *notifySocket // nil unless the app speaks sd_notify
+	prober    prober
+
+	snapshot atomic.Pointer[view]
+	pings    chan chan struct{}
+	notices  chan notice
+	probes   chan probed
+	over     chan struct{} // closed when Run returns
+
+	// What follows belongs to Run.
+	epoch    time.Time // the clock of the policy starts here
+	state    State
+	snap     Snapshot
+	history  History
+	run      run
+	final    bool   // nothing is started any more
+	because  Reason // why evermore is ending the run; empty: it is not
+	exitCode int
+	left     []Leftover
+	again    chan struct{} // there is more to reap
+	zombies  zombieWatch
+	sentAt   map[syscall.Signal]time.Time // when a signal was last forwarded
+
+	backoff, kill, clear, settle, ready, watchdog, lookout timer
+}
+
+// run is one run of the app, or of the command of --before.
+type run struct {
+	n        int // counts the runs, so that late news of an earlier one are known
+	id       string
+	process  Process // nil once it is reaped
+	started  time.Time
+	exit     reaper.Exit
+	uptime   time.Duration
+	before   bool
+	watchdog time.Duration
+}
+
+// view is what Snapshot reads: a snapshot and what the passing of time changes.
+type view struct {
+	snap    Snapshot
+	policy  Policy
+	history History
+	epoch   time.Time
+}
+
+// New makes an app of valid options. The observers are told of every event, by
+// the goroutine of Run.
+func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
+	a := &App{
+		opts: o, procs: p, catcher: c, observers: observers,
+		pings:   make(chan chan struct{}),
+		notices: make(chan notice),
+		probes:  make(chan probed),
+		over:    make(chan struct{}),
+		again:   make(chan struct{}, 1),
+		sentAt:  make(map[syscall.Signal]time.Time),
+		epoch:   time.Now(),
+		state:   StatePreparing,
+	}
+	a.prober.url = o.Ready.URL
+	a.publish()
+	return a
+}
+
+// Run starts the app and keeps it alive until its end. It returns evermore's
+// exit code: the app's own, or 128+n when signal n ended it. An error means that
+// nothing was started.
+func (a *App) Run() (int, error) {
+	defer close(a.over)
+	if a.opts.Ready.By == ReadyNotify {
+		s, err := listenNotify(a.notices, a.over)
+		if err != nil {
+			return 1, err
+		}
+		a.notify = s
+		defer s.close()
+	}
+	a.reap() // of what was inherited, or died before SIGCHLD was caught
+	if len(a.opts.Before) > 0 {
+		if err := a.prepare(); err != nil {
+			return startCode(err), err
+		}
+	} else if err := a.start(); err != nil {
+		if e := new(reaper.StartError); !errors.As(err, &e) || e.Exec {
+			return startCode(err), err
+		}
+		a.startFailed(err)
+	}
+	for a.state != StateStopped {
+		a.publish()
+		select {
+		case s := <-a.catcher.Signals():
+			a.signalled(s)
+		case <-a.catcher.Children():
+			a.reap()
+		case <-a.again:
+			a.reap()
+		case <-a.backoff.c:
+			a.backoffElapsed()
+		case <-a.kill.c:
+			a.killTimeElapsed()
+		case <-a.clear.c:
+			a.clearTimeElapsed()
+		case <-a.settle.c:
+			a.settled()
+		case <-a.ready.c:
+			a.readyTimeElapsed()
+		case <-a.watchdog.c:
+			a.watchdogElapsed()
+		case <-a.lookout.c:
+			a.lookForZombies()
+		case n := <-a.notices:
+			a.notified(n)
+		case p := <-a.probes:
+			a.probed(p)
+		case reply := <-a.pings:
+			a.pinged()
+			close(reply)
+		}
+	}
+	a.publish()
+	return a.exitCode, nil
+}
+
+// Snapshot gives what is true of the app now. It never waits for the loop.
+func (a *App) Snapshot() *Snapshot {
+	v := a.snapshot.Load()
+	s := v.snap
+	s.RestartsRemaining = v.policy.Remaining(v.history, time.Since(v.epoch))
+	return &s
+}
+
+// Ping comes back when the loop has answered, or with the context's error.
+func (a *App) Ping(ctx context.Context) error {
+	reply := make(chan struct{})
+	select {
+	case a.pings <- reply:
+	case <-a.over:
+		return errors.New("the app has ended")
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-reply:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// emit tells the observers what happened.
+func (a *App) emit(e Event) {
+	e.Time = time.Now()
+	for _, o := range a.observers {
+		o.Observe(e)
+	}
+}
+
+// publish makes the state known to other goroutines.
+func (a *App) publish() {
+	a.snap.State = a.state
+	switch unready := !a.snap.Ready && a.state != StateBackoff; {
+	case !unready:
+		a.snap.UnreadySince = time.Time{}
+	case a.snap.UnreadySince.IsZero():
+		a.snap.UnreadySince = time.Now()
+	}
+	v := &view{snap: a.snap, policy: a.opts.Policy, history: a.history, epoch: a.epoch}
+	if old := a.snapshot.Load(); old != nil && old.same(v) {
+		return
+	}
+	a.snapshot.Store(v)
+}
+
+func (v *view) same(w *view) bool {
+	return v.snap == w.snap && v.history.Runs == w.history.Runs && slices.Equal(v.history.restarts, w.history.restarts)
+}
+
+// prepare starts the command of --before.
+func (a *App) prepare() error {
+	c := a.opts.Command
+	c.Argv = a.opts.Before
+	p, err := a.spawn(c)
+	if err != nil {
+		return err
+	}
+	a.state = StatePreparing
+	a.run.before = true
+	a.snap.NotReady = "the command of --before runs"
+	a.emit(Event{Kind: Preparing, PID: p.PID()})
+	return nil
+}
+
+// start starts the app's next run.
+func (a *App) start() error {
+	p, err := a.spawn(a.opts.Command)
+	if err != nil {
+		return err
+	}
+	a.state = StateRunning
+	a.snap.PID, a.snap.StartedAt = p.PID(), a.run.started
+	a.snap.Starts++
+	a.snap.Backoff, a.snap.BackoffUntil = 0, time.Time{}
+	a.snap.Status = ""
+	a.emit(Event{Kind: Started, PID: p.PID()})
+	a.awaitReady()
+	a.armWatchdog(a.opts.Watchdog)
+	a.lookout.set(a.zombies.restart())
+	return nil
+}
+
+// spawn starts a command as the next run.
+func (a *App) spawn(c reaper.Command) (Process, error) {
+	n := a.run.n + 1
+	id := newRunID()
+	c.Env = slices.Concat(c.Env, []string{reaper.RunID + "=" + id})
+	if a.notify != nil {
+		c.Env = append(c.Env, "NOTIFY_SOCKET="+a.notify.name)
+		if a.opts.Watchdog > 0 {
+			c.Env = append(c.Env, "WATCHDOG_USEC="+strconv.FormatInt(a.opts.Watchdog.Microseconds(), 10))
+		}
+	}
+	p, err := a.procs.Start(c)
+	if err != nil {
+		a.run = run{n: n}
+		return nil, err
+	}
+	a.run = run{n: n, id: id, process: p, started: time.Now()}
+	// A failure leaves the slot empty: the loop forwards instead.
+	_ = a.catcher.SetTarget(p.PIDFD())
+	return p, nil
+}
+
+// startCode is the exit code when the first start fails.
+func startCode(err error) int {
+	if e := new(reaper.StartError); errors.As(err, &e) {
+		return e.Code()
+	}
+	return 1
+}
+
+// startFailed takes a start that failed for a run that was over at once.
+func (a *App) startFailed(err error) {
+	exit := reaper.Exit{Code: startCode(err), At: time.Now()}
+	a.run.exit = exit
+	a.snap.LastExit, a.snap.LastExitAt, a.snap.LastReason = exit, exit.At, ReasonSpawn
+	a.emit(Event{Kind: SpawnFailed, Exit: exit, Reason: ReasonSpawn, Err: err})
+	a.next(Ended{Exit: exit, Now: time.Since(a.epoch)}, ReasonSpawn)
+}
+
+// reap takes the exits of all dead children.
+func (a *App) reap() {
+	r := a.procs.Reap()
+	for _, e := range r.Orphans {
+		a.emit(Event{Kind: OrphanReaped, PID: e.PID, Exit: e})
+	}
+	for _, e := range r.Exits {
+		a.exited(e)
+	}
+	if r.More {
+		select {
+		case a.again <- struct{}{}:
+		default:
+		}
+	}
+	if a.state == StateClearing {
+		a.clearing()
+	}
+}
+
+// exited: the run is over.
+func (a *App) exited(e reaper.Exit) {
+	if a.run.process == nil || a.run.process.PID() != e.PID {
+		a.emit(Event{Kind: Warned, Err: fmt.Errorf("internal error: the exit of process %d, which is no run", e.PID)})
+		return
+	}
+	ended := a.run.process
+	a.run.process = nil
+	a.run.exit = e
+	a.run.uptime = e.At.Sub(a.run.started)
+	a.kill.stop()
+	a.ready.stop()
+	a.watchdog.stop()
+	a.unready("it is down")
+	a.snap.PID, a.snap.StartedAt, a.snap.UnkillableSince = 0, time.Time{}, time.Time{}
+	if a.opts.KillTree {
+		a.left = a.procs.Leftovers(ended, a.run.id)
+	}
+	a.state = StateClearing
+	if len(a.left) > 0 {
+		a.emit(Event{Kind: LeftoversEnding, PID: e.PID, Text: names(a.left)})
+		a.signalLeftovers(syscall.SIGTERM)
+		a.clear.set(leftoverGrace)
+		return
+	}
+	a.cleared()
+}
+
+// clearing looks whether the leftovers are gone.
+func (a *App) clearing() {
+	if len(a.left) == 0 {
+		return
+	}
+	a.left = slices.DeleteFunc(a.left, func(l Leftover) bool { return !l.Alive() })
+	if len(a.left) == 0 {
+		a.clear.stop()
+		a.cleared()
+	}
+}
+
+// clearTimeElapsed: SIGTERM, or after it SIGKILL, has had its time.
+func (a *App) clearTimeElapsed() {
+	if a.state != StateClearing {
+		return
+	}
+	if a.clear.last == leftoverGrace {
+		a.signalLeftovers(syscall.SIGKILL)
+		a.clear.set(leftoverLimit - leftoverGrace)
+		return
+	}
+	a.emit(Event{Kind: LeftoversStuck, PID: a.run.exit.PID, Text: names(a.left)})
+	a.left = nil
+	a.cleared()
+}
+
+func (a *App) signalLeftovers(s syscall.Signal) {
+	for _, l := range a.left {
+		_ = l.Signal(s) // gone is what it is to be; what can't be ended is told when the time is over
+	}
+}
+
+// cleared: nothing of the run is left.
+func (a *App) cleared() {
+	if a.opts.Terminal && !a.final {
+		// ^C went to the whole group; do not take the app's death for a crash
+		// before evermore's own share of it has had time to arrive.
+		a.settle.set(settleTime)
+		return
+	}
+	a.settled()
+}
+
+// settled: the run is over, and why is known.
+func (a *App) settled() {
+	if a.state != StateClearing {
+		return
+	}
+	exit, uptime := a.run.exit, a.run.uptime
+	if a.run.before {
+		a.beforeExited(exit)
+		return
+	}
+	reason := a.reason(exit)
+	requested := reason == ReasonRequest
+	spinning := !requested && uptime < a.opts.Policy.MinUptime
+	a.snap.LastExit, a.snap.LastExitAt, a.snap.LastReason = exit, exit.At, reason
+	a.emit(Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final})
+	if a.final {
+		a.stop(exit.Status())
+		return
+	}
+	a.next(Ended{Exit: exit, Uptime: uptime, Requested: requested, Now: time.Since(a.epoch)}, reason)
+}
+
+// beforeExited: the command of --before is over.
+func (a *App) beforeExited(e reaper.Exit) {
+	switch {
+	case a.final:
+		a.stop(e.Status())
+	case e.Status() != 0:
+		a.emit(Event{Kind: GaveUp, Code: a.remap(e.Status()), Text: "the command of --before failed: " + e.String()})
+		a.stop(e.Status())
+	default:
+		a.restart()
+	}
+}
+
+// reason tells why a run ended.
+func (a *App) reason(e reaper.Exit) Reason {
+	switch {
+	case a.because != "":
+		return a.because
+	case e.Signal == 0:
+		return ReasonExit
+	case a.catcher.JustForwarded(e.Signal), e.At.Sub(a.sentAt[e.Signal]) < forwardedFor:
+		return ReasonRequest
+	}
+	return ReasonSignal
+}
+
+// next does what the policy says about an end.
+func (a *App) next(e Ended, reason Reason) {
+	var d Decision
+	d, a.history = a.opts.Policy.Next(e, a.history, jitter())
+	a.snap.Spinning = a.history.Spins > 0
+	a.because = ""
+	switch d := d.(type) {
+	case Restart:
+		a.snap.LastReason = reason
+		a.state = StateBackoff
+		if d.After > 0 {
+			a.snap.Backoff, a.snap.BackoffUntil = d.After, time.Now().Add(d.After)
+			a.snap.NotReady = "it is down, waiting to be started again"
+			a.emit(Event{Kind: BackingOff, Backoff: d.After})
+			a.backoff.set(d.After)
+			return
+		}
+		a.restart()
+	case GiveUp:
+		a.emit(Event{Kind: GaveUp, Code: a.remap(e.Exit.Status()), Text: d.Why})
+		a.stop(e.Exit.Status())
+	case Done:
+		a.stop(e.Exit.Status())
+	}
+}
+
+// backoffElapsed: the pause before a start is over.
+func (a *App) backoffElapsed() {
+	if a.state == StateBackoff {
+		a.restart()
+	}
+}
+
+// restart starts the next run, which is the first one after --before.
+func (a *App) restart() {
+	first := a.run.before
+	if !first {
+		a.snap.Restarts++
+		a.emit(Event{Kind: Restarting, Reason: a.snap.LastReason, Restarts: a.snap.Restarts, Backoff: a.snap.Backoff})
+	}
+	if err := a.start(); err != nil {
+		if e := new(reaper.StartError); first && errors.As(err, &e) && e.Exec {
+			a.emit(Event{Kind: GaveUp, Code: a.remap(startCode(err)), Text: err.Error()})
+			a.stop(startCode(err))
+			return
+		}
+		a.startFailed(err)
+	}
+}
+
+// stop is the end: nothing runs any more.
+func (a *App) stop(code int) {
+	a.backoff.stop()
+	a.lookout.stop()
+	a.exitCode = a.remap(code)
+	a.state = StateStopped
+	a.snap.NotReady = "it has ended"
+	a.snap.Backoff, a.snap.BackoffUntil = 0, time.Time{}
+	a.emit(Event{Kind: Stopped, Code: a.exitCode})
+}
+
+func (a *App) remap(code int) int {
+	if to, ok := a.opts.RemapExit[code]; ok {
+		return to
+	}
+	return code
+}
+
+func names(left []Leftover) string {
+	s := ""
+	for i, l := range left {
+		if i == 8 {
+			return s + fmt.Sprintf(" and %d more", len(left)-i)
+		}
+		if i > 0 {
+			s += ", "
+		}
+		s += l.String()
+	}
+	return s
+}
+
+// timer is one that the loop selects on. Set again or stopped, it gives nothing
+// of an earlier setting (package time, since Go 1.23).
+type timer struct {
+	t    *time.Timer
+	c    <-chan time.Time
+	last time.Duration // what it was last set to
+}
+
+func (t *timer) set(d time.Duration) {
+	t.last = d
+	if t.t == nil {
+		t.t = time.NewTimer(d)
+		t.c = t.t.C
+		return
+	}
+	t.t.Reset(d)
+}
+
+func (t *timer) stop() {
+	if t.t != nil {
+		t.t.Stop()
+	}
+}

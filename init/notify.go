@@ -1,0 +1,166 @@
+package pid1
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"evermore/reaper"
+)
+
+// notice is what the app said by sd_notify(3).
+type notice struct {
+	ready, stopping, reloading, alive, trigger bool
+	status                                     string
+	hasStatus                                  bool
+	watchdog                                   time.Duration // 0: not told
+}
+
+// notifySocket is where the app's notices arrive. Its name is abstract: an app
+// that runs as another user or with a read-only root reaches it; who may speak
+// is decided by the sender's pid.
+type notifySocket struct {
+	name string // as NOTIFY_SOCKET has it
+	conn *net.UnixConn
+	done chan struct{}
+}
+
+// listenNotify opens the socket; what is said there goes to out until over.
+func listenNotify(out chan<- notice, over <-chan struct{}) (*notifySocket, error) {
+	name := fmt.Sprintf("@evermore/%d-%s", os.Getpid(), newRunID())
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the socket for --ready notify: %w", err)
+	}
+	raw, err := conn.SyscallConn()
+	if err == nil {
+		if cerr := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+		}); cerr != nil {
+			err = cerr
+		}
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("cannot learn who speaks on the socket for --ready notify: %w", err)
+	}
+	s := &notifySocket{name: name, conn: conn, done: make(chan struct{})}
+	go s.read(out, over)
+	return s, nil
+}
+
+func (s *notifySocket) read(out chan<- notice, over <-chan struct{}) {
+	defer close(s.done)
+	buf := make([]byte, 4096)
+	// Room for the sender's credentials and nothing else: descriptors that come
+	// along (FDSTORE=1, BARRIER=1) are closed by the kernel, and closed is what
+	// a barrier waits for.
+	oob := make([]byte, unix.CmsgSpace(unix.SizeofUcred))
+	for {
+		n, oobn, _, _, err := s.conn.ReadMsgUnix(buf, oob)
+		if err != nil {
+			return // closed
+		}
+		if !fromDescendant(oob[:oobn]) {
+			continue
+		}
+		if told, ok := parseNotice(string(buf[:n])); ok {
+			select {
+			case out <- told:
+			case <-over:
+				return
+			}
+		}
+	}
+}
+
+func (s *notifySocket) close() {
+	s.conn.Close()
+	<-s.done
+}
+
+// fromDescendant tells whether the sender was started below evermore. One in
+// another pid namespace has pid 0.
+func fromDescendant(oob []byte) bool {
+	messages, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return false
+	}
+	for i := range messages {
+		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
+			return cred.Pid > 0 && reaper.Below(int(cred.Pid), os.Getpid())
+		}
+	}
+	return false
+}
+
+// parseNotice reads a message of sd_notify(3): one assignment a line, unknown
+// ones mean nothing. ok: there is something in it for evermore.
+func parseNotice(s string) (n notice, ok bool) {
+	for line := range strings.SplitSeq(s, "\n") {
+		name, value, _ := strings.Cut(line, "=")
+		switch {
+		case line == "READY=1":
+			n.ready, ok = true, true
+		case line == "STOPPING=1":
+			n.stopping, ok = true, true
+		case line == "RELOADING=1":
+			n.reloading, ok = true, true
+		case line == "WATCHDOG=1":
+			n.alive, ok = true, true
+		case line == "WATCHDOG=trigger":
+			n.trigger, ok = true, true
+		case name == "STATUS":
+			n.status, n.hasStatus, ok = value, true, true
+		case name == "WATCHDOG_USEC":
+			us, err := strconv.ParseInt(value, 10, 64)
+			if err == nil && us > 0 && us <= int64((365*24*time.Hour)/time.Microsecond) {
+				n.watchdog, ok = time.Duration(us)*time.Microsecond, true
+			}
+		}
+	}
+	return n, ok
+}
+
+// notified: the app said something.
+func (a *App) notified(n notice) {
+	if a.run.process == nil || a.run.before {
+		return
+	}
+	if n.hasStatus && n.status != a.snap.Status {
+		a.snap.Status = n.status
+		a.emit(Event{Kind: StatusTold, PID: a.snap.PID, Text: n.status})
+	}
+	if a.state != StateRunning {
+		return
+	}
+	switch {
+	case n.trigger:
+		a.watchdogElapsed()
+		return
+	case n.watchdog > 0:
+		a.armWatchdog(n.watchdog)
+	case n.alive:
+		a.armWatchdog(a.run.watchdog)
+	}
+	switch {
+	case n.ready:
+		a.becameReady()
+	case n.stopping:
+		a.unready("it said STOPPING=1")
+	case n.reloading:
+		a.unready("it said RELOADING=1")
+	}
+}
+
+// newRunID gives 128 random bits in hexadecimal, as systemd's INVOCATION_ID.
+// They mark a run; they are no secret.
+func newRunID() string {
+	return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
+}

@@ -1,0 +1,113 @@
+package pid1
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"syscall"
+	"time"
+
+	"evermore/reaper"
+	"evermore/signals"
+)
+
+// Options is all that one app's life depends on. The zero value of a field is
+// what its comment says; defaults that differ between the two doors are set in
+// one place, cli's table of options.
+type Options struct {
+	// Command is what is run. Path may be a bare name: it is looked up in the
+	// PATH of its Env before every start, as execvp(3) does.
+	Command reaper.Command
+	// Before, when not empty, is a command that runs to its end, in the place of
+	// Command, before Command's first start; unless it exits with 0, its exit is
+	// the end.
+	Before []string
+
+	Policy Policy
+
+	// KillSignal is sent to end the command. 0: the stop signal that arrived,
+	// and SIGTERM where none did.
+	KillSignal syscall.Signal
+	// KillTimeout is how long the command may take to end before SIGKILL.
+	// 0: for ever.
+	KillTimeout time.Duration
+	// KillTree ends what a dead command leaves behind: the rest of its process
+	// group and descendants that carry its run id.
+	KillTree bool
+	// SignalGroup sends signals to the command's process group.
+	SignalGroup bool
+	// StopSignals are the signals that mean "stop".
+	StopSignals signals.Set
+	// Rewrite maps a signal that arrives to the one that is sent; 0 drops it,
+	// and its meaning with it.
+	Rewrite map[syscall.Signal]syscall.Signal
+	// RemapExit maps the exit code of the command to that of evermore.
+	RemapExit map[int]int
+	// Terminal says that the command shares evermore's process group, which is
+	// the foreground group of the terminal on stdin.
+	Terminal bool
+
+	Ready Readiness
+	// LiveTimeout is how long the app may be neither ready nor in back-off
+	// before /livez fails. 0: for ever.
+	LiveTimeout time.Duration
+	// Watchdog is the longest silence between two WATCHDOG=1 messages of an app
+	// that speaks sd_notify(3). 0: no watchdog, unless the app asks for one by
+	// WATCHDOG_USEC.
+	Watchdog time.Duration
+}
+
+// ReadyBy says what makes the app ready.
+type ReadyBy int
+
+const (
+	// ReadyUptime: the app has been up for a second.
+	ReadyUptime ReadyBy = iota
+	// ReadyNotify: the app says READY=1 as in sd_notify(3).
+	ReadyNotify
+	// ReadyURL: an HTTP GET of URL answers 2xx or 3xx.
+	ReadyURL
+)
+
+// Readiness is how the app's readiness is known.
+type Readiness struct {
+	By  ReadyBy
+	URL string // with ReadyURL
+}
+
+// ParseReadiness reads "uptime", "notify" or an http(s) URL.
+func ParseReadiness(s string) (Readiness, error) {
+	switch s {
+	case "uptime":
+		return Readiness{By: ReadyUptime}, nil
+	case "notify":
+		return Readiness{By: ReadyNotify}, nil
+	}
+	u, err := url.Parse(s)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
+		return Readiness{}, fmt.Errorf("cannot read %q as a readiness: use uptime, notify or a URL such as http://127.0.0.1:3000/health", s)
+	}
+	return Readiness{By: ReadyURL, URL: s}, nil
+}
+
+// Validate reports the first contradiction among the options.
+func (o *Options) Validate() error {
+	if len(o.Command.Argv) == 0 {
+		return errors.New("no command to run")
+	}
+	if o.KillTimeout < 0 {
+		return errors.New("the kill time-out is negative")
+	}
+	if o.LiveTimeout < 0 {
+		return errors.New("the live time-out is negative")
+	}
+	if o.Watchdog < 0 {
+		return errors.New("the watchdog time is negative")
+	}
+	for code, to := range o.RemapExit {
+		if code < 0 || code > 255 || to < 0 || to > 255 {
+			return fmt.Errorf("cannot map exit code %d to %d: codes are 0 to 255", code, to)
+		}
+	}
+	return o.Policy.Validate()
+}

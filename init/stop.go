@@ -1,0 +1,164 @@
+package pid1
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"evermore/reaper"
+	"evermore/signals"
+)
+
+// signalled: a signal arrived. What it means goes by the signal that arrived,
+// what is sent by the rewriting.
+func (a *App) signalled(r signals.Received) {
+	s := r.Signal
+	if s == syscall.SIGPIPE && r.PID == os.Getpid() {
+		return // a connection or a pipe of evermore's own broke
+	}
+	to, rewritten := a.opts.Rewrite[s]
+	if !rewritten {
+		to = s
+	}
+	e := Event{Kind: Signalled, Signal: s, SenderPID: r.PID, SenderUID: r.UID}
+	shared := a.opts.Terminal && r.FromKernel() // the terminal sent it to the app, too
+	switch {
+	case !signals.Forwardable(s), rewritten && to == 0:
+	case a.opts.StopSignals.Has(s):
+		if !rewritten && a.opts.KillSignal != 0 {
+			to = a.opts.KillSignal
+		}
+		if shared && to == s {
+			e.SentAs = s
+			a.emit(e)
+			a.stopRequested(s, 0)
+			return
+		}
+		if a.run.process != nil && !a.stopping() {
+			e.SentAs = to
+		}
+		a.emit(e)
+		a.stopRequested(s, to)
+		return
+	case r.Forwarded:
+		a.catcher.JustForwarded(to) // it is known from here on
+		a.sentAt[to] = time.Now()
+		e.SentAs = to
+	case shared:
+		e.SentAs = s
+		a.sentAt[s] = time.Now()
+	case a.run.process != nil:
+		a.sentAt[to] = time.Now()
+		if a.send(to) {
+			e.SentAs = to
+		}
+	}
+	a.emit(e)
+}
+
+// stopping says that the run has been told to end.
+func (a *App) stopping() bool { return a.state == StateStopping }
+
+// stopRequested: somebody wants the end. received is the signal that said so,
+// send what the app is sent; 0: it has been told already.
+func (a *App) stopRequested(received, send syscall.Signal) {
+	switch a.state {
+	case StatePreparing, StateRunning:
+		a.final = true
+		a.because = ReasonRequest
+		a.end(received, send)
+	case StateStopping:
+		a.final = true
+		if received == syscall.SIGINT {
+			a.killNow()
+		}
+	case StateClearing:
+		a.final = true
+		a.because = ReasonRequest
+		a.emit(Event{Kind: Stopping, Signal: received})
+	case StateBackoff:
+		a.final = true
+		a.emit(Event{Kind: Stopping, Signal: received})
+		a.stop(a.run.exit.Status())
+	case StateStopped:
+	default:
+		a.emit(Event{Kind: Warned, Err: fmt.Errorf("internal error: a stop in state %q", a.state)})
+	}
+}
+
+// end tells the run to end, and sees to it that it does.
+func (a *App) end(received, send syscall.Signal) {
+	a.state = StateStopping
+	a.ready.stop()
+	a.watchdog.stop()
+	a.unready("it is being ended")
+	a.emit(Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send})
+	if send != 0 {
+		a.send(send)
+		if a.run.process.Halted() {
+			a.send(syscall.SIGCONT) // else it would not notice before it is continued
+		}
+	}
+	if a.opts.KillTimeout > 0 {
+		a.kill.set(a.opts.KillTimeout)
+	}
+}
+
+// killTimeElapsed: the run has not ended in time.
+func (a *App) killTimeElapsed() {
+	if a.state != StateStopping || a.run.process == nil {
+		return
+	}
+	if a.snap.UnkillableSince.IsZero() {
+		a.killNow()
+		return
+	}
+	// Even SIGKILL did not end it: it hangs in the kernel. It is left there.
+	pid := a.run.process.PID()
+	a.emit(Event{Kind: Warned, PID: pid, Err: fmt.Errorf("process %d is still there %s after SIGKILL: it hangs in the kernel", pid, killGrace)})
+	if a.final {
+		a.stop(128 + int(syscall.SIGKILL))
+	}
+}
+
+// killNow ends the run by SIGKILL, its group with it.
+func (a *App) killNow() {
+	if a.run.process == nil || !a.snap.UnkillableSince.IsZero() {
+		return
+	}
+	a.emit(Event{Kind: Killed, PID: a.run.process.PID(), Signal: syscall.SIGKILL})
+	a.snap.UnkillableSince = time.Now()
+	kill := a.run.process.Signal
+	if a.opts.KillTree || a.opts.SignalGroup {
+		kill = a.run.process.SignalGroup
+	}
+	a.sent(syscall.SIGKILL, kill(syscall.SIGKILL))
+	a.kill.set(killGrace)
+}
+
+// send sends the signal to the app, or to its group if that was asked for, and
+// tells whether it was sent.
+func (a *App) send(s syscall.Signal) bool {
+	if a.opts.SignalGroup {
+		return a.sent(s, a.run.process.SignalGroup(s))
+	}
+	return a.sent(s, a.run.process.Signal(s))
+}
+
+// sent looks at the outcome of a signal that was to be sent.
+func (a *App) sent(s syscall.Signal, err error) bool {
+	switch {
+	case err == nil:
+		return true
+	case errors.Is(err, reaper.ErrGone), errors.Is(err, syscall.ESRCH):
+		return false // its exit is on its way
+	}
+	hint := ""
+	if errors.Is(err, syscall.EPERM) {
+		hint = " (it runs as another user: evermore needs CAP_KILL)"
+	}
+	a.emit(Event{Kind: Warned, PID: a.run.process.PID(), Err: fmt.Errorf("cannot send %s to process %d: %w%s", signals.Name(s), a.run.process.PID(), err, hint)})
+	return false
+}

@@ -1,0 +1,34 @@
+package reaper
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+)
+
+// Exit is how a process ended.
+type Exit struct {
+	PID int
+	// Code is the exit code, 0 to 255; meaningless when Signal is not 0.
+	Code int
+	// Signal is what killed the process; 0: it exited.
+	Signal     syscall.Signal
+	CoreDumped bool
+	// At is when the exit was seen.
+	At time.Time
+}
+
+// Status is the exit code in a shell's terms: Code, or 128+n for signal n.
+func (e Exit) Status() int {
+	if e.Signal != 0 {
+		return 128 + int(e.Signal)
+	}
+	return e.Code
+}
+
+func (e Exit) String() string {
+	if e.Signal != 0 {
+		return fmt.Sprintf("signal %d", int(e.Signal))
+	}
+	return fmt.Sprintf("code %d", e.Code)
+}
