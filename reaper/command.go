@@ -126,7 +126,7 @@ func (c *Command) lookPath() (string, error) {
 		return name, c.executable(name)
 	}
 	found := error(syscall.ENOENT)
-	for _, dir := range filepath.SplitList(c.path()) {
+	for _, dir := range strings.Split(c.path(), ":") {
 		if dir == "" {
 			dir = "."
 		}
