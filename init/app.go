@@ -124,6 +124,7 @@ type view struct {
 	policy  Policy
 	history History
 	epoch   time.Time
+	run     int
 }
 
 // New makes an app of valid options. The observers are told of every event, by
@@ -141,6 +142,7 @@ func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
 		state:   StatePreparing,
 	}
 	a.prober.url = o.Ready.URL
+	a.snap.NotReady = "it has not been started yet"
 	a.publish()
 	return a
 }
@@ -248,7 +250,7 @@ func (a *App) publish() {
 	case a.snap.UnreadySince.IsZero():
 		a.snap.UnreadySince = time.Now()
 	}
-	v := &view{snap: a.snap, policy: a.opts.Policy, history: a.history, epoch: a.epoch}
+	v := &view{snap: a.snap, policy: a.opts.Policy, history: a.history, epoch: a.epoch, run: a.run.n}
 	if old := a.snapshot.Load(); old != nil && old.same(v) {
 		return
 	}

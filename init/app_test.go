@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -22,7 +23,11 @@ type stage struct {
 	t     *testing.T
 	app   *App
 	began time.Time
-	log   []string // what was sent and what happened, with its second
+
+	mu      sync.Mutex // a timer orders nothing for the race detector
+	log     []string   // what was sent and what happened, with its second
+	zombies []reaper.Zombie
+	looks   int // how often zombies were looked for
 
 	signals  chan signals.Received
 	children chan struct{}
@@ -32,7 +37,6 @@ type stage struct {
 	orphans  []reaper.Exit
 	failures []error // of the next starts
 	left     []*remnant
-	zombies  []reaper.Zombie
 	just     map[syscall.Signal]bool
 	halted   bool
 	killErr  error
@@ -99,7 +103,25 @@ func (st *stage) Leftovers(Process, string) []Leftover {
 	return l
 }
 
-func (st *stage) Zombies() []reaper.Zombie         { return st.zombies }
+func (st *stage) Zombies() []reaper.Zombie {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.looks++
+	return st.zombies
+}
+
+func (st *stage) looked() int {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.looks
+}
+
+func (st *stage) neglect(z ...reaper.Zombie) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.zombies = z
+}
+
 func (st *stage) Signals() <-chan signals.Received { return st.signals }
 func (st *stage) Children() <-chan struct{}        { return st.children }
 func (st *stage) SetTarget(int) error              { return nil }
@@ -110,6 +132,8 @@ func (st *stage) JustForwarded(s syscall.Signal) (b bool) {
 }
 
 func (st *stage) note(format string, args ...any) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	st.log = append(st.log, fmt.Sprintf("%v ", time.Since(st.began).Seconds())+fmt.Sprintf(format, args...))
 }
 
@@ -238,9 +262,18 @@ func (st *stage) after(d time.Duration) {
 // told compares the log with what is expected and clears it.
 func (st *stage) told(want ...string) {
 	st.t.Helper()
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	if !slices.Equal(st.log, want) {
 		st.t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(st.log, "\n\t"), strings.Join(want, "\n\t"))
 	}
+	st.log = nil
+}
+
+// forget clears the log.
+func (st *stage) forget() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
 	st.log = nil
 }
 
@@ -432,7 +465,7 @@ func TestKillSignalAndRewriting(t *testing.T) {
 			o := container()
 			c.change(&o)
 			play(t, o, func(st *stage) {
-				st.log = nil
+				st.forget()
 				st.signal(c.in)
 				st.told(c.want...)
 				st.die(0)
@@ -446,7 +479,7 @@ func TestForwarding(t *testing.T) {
 	o := container()
 	o.Rewrite = map[syscall.Signal]syscall.Signal{syscall.SIGUSR1: syscall.SIGUSR2, syscall.SIGTERM: 0}
 	play(t, o, func(st *stage) {
-		st.log = nil
+		st.forget()
 		st.signal(syscall.SIGHUP)
 		st.signal(syscall.SIGUSR1)
 		st.signal(syscall.SIGTERM) // means nothing
@@ -475,7 +508,7 @@ func TestSignalInBackoffGoesNowhere(t *testing.T) {
 	o.Policy.SpinSleepTime = 10 * s
 	play(t, o, func(st *stage) {
 		st.die(7)
-		st.log = nil
+		st.forget()
 		st.signal(syscall.SIGHUP)
 		st.told("0 signal SIGHUP sent as nothing")
 		st.signal(syscall.SIGINT)
@@ -508,7 +541,7 @@ func TestDeathByForwardedSignal(t *testing.T) {
 		play(t, container(), func(st *stage) {
 			st.signal(syscall.SIGHUP)
 			st.after(forwardedFor)
-			st.log = nil
+			st.forget()
 			st.die(129)
 			st.told("5 exited signal 1 signal spinning", "5 backing off 100ms")
 			st.after(s)
@@ -518,7 +551,7 @@ func TestDeathByForwardedSignal(t *testing.T) {
 	t.Run("another one", func(t *testing.T) {
 		play(t, container(), func(st *stage) {
 			st.signal(syscall.SIGHUP)
-			st.log = nil
+			st.forget()
 			st.die(137)
 			st.told("0 exited signal 9 signal spinning", "0 backing off 100ms")
 			st.after(s)
@@ -574,7 +607,7 @@ func TestTerminal(t *testing.T) {
 		o := o
 		o.KillSignal = syscall.SIGUSR2
 		play(t, o, func(st *stage) {
-			st.log = nil
+			st.forget()
 			fromTerminal(st, syscall.SIGINT)
 			st.told("0 signal SIGINT sent as SIGUSR2", "0 stopping", "0 SIGUSR2 to 101")
 			st.die(0)
@@ -586,7 +619,7 @@ func TestTerminal(t *testing.T) {
 func TestHaltedChildIsContinuedToStop(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.halted = true
-		st.log = nil
+		st.forget()
 		st.signal(syscall.SIGTERM)
 		st.told("0 signal SIGTERM sent as SIGTERM", "0 stopping", "0 SIGTERM to 101", "0 SIGCONT to 101")
 		st.die(143)
@@ -597,7 +630,7 @@ func TestHaltedChildIsContinuedToStop(t *testing.T) {
 func TestLeftoversEndBeforeTheRestart(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.after(20 * s)
-		st.log = nil
+		st.forget()
 		st.left = []*remnant{{stage: st}, {stage: st}}
 		st.die(1)
 		st.after(300 * ms)
@@ -616,7 +649,7 @@ func TestLeftoversEndBeforeTheRestart(t *testing.T) {
 func TestStubbornLeftovers(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.after(20 * s)
-		st.log = nil
+		st.forget()
 		st.left = []*remnant{{stage: st}}
 		st.die(1)
 		st.after(900 * ms)
@@ -625,7 +658,7 @@ func TestStubbornLeftovers(t *testing.T) {
 		st.told("20 leftovers chrome (77)", "20 SIGTERM to leftover", "20.8 SIGKILL to leftover", "20.9 exited code 1 exit", "20.9 restarting 1 exit", "20.9 started 102")
 		st.left = []*remnant{{stage: st}} // and one that even SIGKILL does not end
 		st.after(20 * s)
-		st.log = nil
+		st.forget()
 		st.die(1)
 		st.after(s)
 		st.told("40.9 leftovers chrome (77)", "40.9 SIGTERM to leftover", "41.7 SIGKILL to leftover", "41.9 stuck chrome (77)", "41.9 exited code 1 exit", "41.9 restarting 2 exit", "41.9 started 103")
@@ -637,7 +670,7 @@ func TestStubbornLeftovers(t *testing.T) {
 func TestStopWhileClearing(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.after(20 * s)
-		st.log = nil
+		st.forget()
 		st.left = []*remnant{{stage: st}}
 		st.die(1)
 		st.signal(syscall.SIGTERM)
@@ -742,12 +775,12 @@ func TestFailedForkIsRetried(t *testing.T) {
 			`0.1 spawn failed 126: cannot start a process for "node": resource temporarily unavailable`, "0.1 backing off 100ms", "0.2 restarting 2 spawn", "0.2 started 101")
 		st.after(20 * s)
 		st.failures = []error{missing}
-		st.log = nil
+		st.forget()
 		st.die(1)
 		st.after(s)
 		st.told("21 exited code 1 exit", "21 restarting 3 exit", `21 spawn failed 127: cannot run "node": no such file or directory`, "21 backing off 100ms", "21.1 restarting 4 spawn", "21.1 started 102")
 		st.failures = []error{missing, missing, missing}
-		st.log = nil
+		st.forget()
 		st.die(1)
 		st.after(s)
 		st.told("22 exited code 1 exit spinning", "22 backing off 100ms", "22.1 restarting 5 exit", `22.1 spawn failed 127: cannot run "node": no such file or directory`,
@@ -781,7 +814,7 @@ func TestRemapExit(t *testing.T) {
 func TestUnkillableByPermission(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.killErr = syscall.EPERM
-		st.log = nil
+		st.forget()
 		st.signal(syscall.SIGHUP)
 		st.told("0 SIGHUP to 101", "0 warning: cannot send SIGHUP to process 101: operation not permitted (it runs as another user: evermore needs CAP_KILL)", "0 signal SIGHUP sent as nothing")
 		st.killErr = reaper.ErrGone
@@ -795,18 +828,15 @@ func TestZombieIsToldOnce(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		z := reaper.Zombie{PID: 7, ParentPID: 5, ParentName: "npm"}
 		st.after(3 * s)
-		st.zombies = []reaper.Zombie{z}
+		st.neglect(z)
 		st.after(24 * time.Hour)
 		st.told("0 started 101", "1 ready", "5 zombie 7 of npm (5)")
 		// One that its parent does reap is not told.
-		st.zombies = []reaper.Zombie{{PID: 8, ParentPID: 5, ParentName: "npm"}}
-		for {
+		st.neglect(reaper.Zombie{PID: 8, ParentPID: 5, ParentName: "npm"})
+		for before := st.looked(); st.looked() == before; {
 			st.after(100 * ms)
-			if len(st.app.zombies.seen) > 0 {
-				break
-			}
 		}
-		st.zombies = nil
+		st.neglect()
 		st.after(24 * time.Hour)
 		st.told()
 		st.die(0)
@@ -826,13 +856,13 @@ func TestLookoutsGetRare(t *testing.T) {
 	}
 	play(t, container(), func(st *stage) {
 		st.after(20 * time.Hour)
-		looked := st.app.zombies.lastLook
+		looks := st.looked()
 		if err := st.app.Ping(context.Background()); err != nil {
 			t.Error(err)
 		}
 		synctest.Wait()
-		if now := st.app.zombies.lastLook; !now.After(looked) {
-			t.Errorf("no look-out by a probe")
+		if n := st.looked() - looks; n != 1 {
+			t.Errorf("%d look-outs by a probe", n)
 		}
 		st.die(0)
 	})
@@ -840,7 +870,7 @@ func TestLookoutsGetRare(t *testing.T) {
 
 func TestOrphansAreTold(t *testing.T) {
 	play(t, container(), func(st *stage) {
-		st.log = nil
+		st.forget()
 		st.orphans = []reaper.Exit{{PID: 900}, {PID: 901}}
 		st.sigchld()
 		st.told("0 orphan 900", "0 orphan 901")

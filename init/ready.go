@@ -97,13 +97,15 @@ func (a *App) unready(why string) {
 // tells is asked, which takes a second at the most; in the other cases what is
 // known is given at once.
 func (a *App) CheckReady(ctx context.Context) (ok bool, why string) {
-	s := a.snapshot.Load().snap
+	v := a.snapshot.Load()
+	s := v.snap
 	if a.opts.Ready.By != ReadyURL || s.State != StateRunning {
 		return s.Ready, s.NotReady
 	}
 	ok, why = a.prober.get(ctx)
 	if ok != s.Ready {
-		a.tellProbe(probed{s.Starts, ok, why})
+		a.tellProbe(probed{v.run, ok, why})
+		_ = a.Ping(ctx) // the next snapshot shows it
 	}
 	return ok, why
 }
