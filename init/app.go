@@ -98,8 +98,10 @@ type App struct {
 	final    bool   // nothing is started any more
 	because  Reason // why evermore is ending the run; empty: it is not
 	exitCode int
-	left     []Leftover
-	again    chan struct{} // there is more to reap
+	left     []Leftover     // of the run that is over
+	clearBy  syscall.Signal // what they were last sent
+	settling bool           // they are gone, settle is set
+	again    chan struct{}  // there is more to reap
 	zombies  zombieWatch
 	sentAt   map[syscall.Signal]time.Time // when a signal was last forwarded
 
@@ -111,6 +113,7 @@ type run struct {
 	n        int // counts the runs, so that late news of an earlier one are known
 	id       string
 	process  Process // nil once it is reaped
+	ended    Process // the process, once it is reaped
 	started  time.Time
 	exit     reaper.Exit
 	uptime   time.Duration
@@ -359,8 +362,7 @@ func (a *App) exited(e reaper.Exit) {
 		a.emit(Event{Kind: Warned, Err: fmt.Errorf("internal error: the exit of process %d, which is no run", e.PID)})
 		return
 	}
-	ended := a.run.process
-	a.run.process = nil
+	a.run.ended, a.run.process = a.run.process, nil
 	a.run.exit = e
 	a.run.uptime = e.At.Sub(a.run.started)
 	a.kill.stop()
@@ -368,29 +370,32 @@ func (a *App) exited(e reaper.Exit) {
 	a.watchdog.stop()
 	a.unready("it is down")
 	a.snap.PID, a.snap.StartedAt, a.snap.UnkillableSince = 0, time.Time{}, time.Time{}
+	a.state, a.settling = StateClearing, false
 	if a.opts.KillTree {
-		a.left = a.procs.Leftovers(ended, a.run.id)
+		a.left = a.leftovers()
 	}
-	a.state = StateClearing
-	if len(a.left) > 0 {
-		a.emit(Event{Kind: LeftoversEnding, PID: e.PID, Text: names(a.left)})
-		a.signalLeftovers(syscall.SIGTERM)
-		a.clear.set(leftoverGrace)
+	if len(a.left) == 0 {
+		a.cleared()
+		return
+	}
+	a.emit(Event{Kind: LeftoversEnding, PID: e.PID, Text: names(a.left)})
+	a.clearBy = syscall.SIGTERM
+	a.signalLeftovers(a.clearBy)
+	a.clear.set(leftoverGrace)
+}
+
+// clearing looks whether the leftovers are gone, and whether they left something
+// behind themselves.
+func (a *App) clearing() {
+	a.left = slices.DeleteFunc(a.left, func(l Leftover) bool { return !l.Alive() })
+	if len(a.left) > 0 || a.settling {
+		return
+	}
+	if a.left = a.leftovers(); len(a.left) > 0 {
+		a.signalLeftovers(a.clearBy)
 		return
 	}
 	a.cleared()
-}
-
-// clearing looks whether the leftovers are gone.
-func (a *App) clearing() {
-	if len(a.left) == 0 {
-		return
-	}
-	a.left = slices.DeleteFunc(a.left, func(l Leftover) bool { return !l.Alive() })
-	if len(a.left) == 0 {
-		a.clear.stop()
-		a.cleared()
-	}
 }
 
 // clearTimeElapsed: SIGTERM, or after it SIGKILL, has had its time.
@@ -398,15 +403,21 @@ func (a *App) clearTimeElapsed() {
 	if a.state != StateClearing {
 		return
 	}
-	if a.clear.last == leftoverGrace {
-		a.signalLeftovers(syscall.SIGKILL)
+	a.left = a.leftovers()
+	switch {
+	case len(a.left) == 0:
+		a.cleared()
+	case a.clearBy == syscall.SIGTERM:
+		a.clearBy = syscall.SIGKILL
+		a.signalLeftovers(a.clearBy)
 		a.clear.set(leftoverLimit - leftoverGrace)
-		return
+	default:
+		a.emit(Event{Kind: LeftoversStuck, PID: a.run.exit.PID, Text: names(a.left)})
+		a.cleared()
 	}
-	a.emit(Event{Kind: LeftoversStuck, PID: a.run.exit.PID, Text: names(a.left)})
-	a.left = nil
-	a.cleared()
 }
+
+func (a *App) leftovers() []Leftover { return a.procs.Leftovers(a.run.ended, a.run.id) }
 
 func (a *App) signalLeftovers(s syscall.Signal) {
 	for _, l := range a.left {
@@ -416,9 +427,12 @@ func (a *App) signalLeftovers(s syscall.Signal) {
 
 // cleared: nothing of the run is left.
 func (a *App) cleared() {
+	a.left = nil
+	a.clear.stop()
 	if a.opts.Terminal && !a.final {
 		// ^C went to the whole group; do not take the app's death for a crash
 		// before evermore's own share of it has had time to arrive.
+		a.settling = true
 		a.settle.set(settleTime)
 		return
 	}
@@ -531,6 +545,9 @@ func (a *App) stop(code int) {
 	a.state = StateStopped
 	a.snap.NotReady = "it has ended"
 	a.snap.Backoff, a.snap.BackoffUntil = 0, time.Time{}
+	for _, e := range a.procs.Reap().Orphans {
+		a.emit(Event{Kind: OrphanReaped, PID: e.PID, Exit: e})
+	}
 	a.emit(Event{Kind: Stopped, Code: a.exitCode})
 }
 

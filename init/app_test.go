@@ -98,7 +98,9 @@ func (st *stage) Reap() reaper.Reaped {
 func (st *stage) Leftovers(Process, string) []Leftover {
 	var l []Leftover
 	for _, r := range st.left {
-		l = append(l, r)
+		if !r.dead {
+			l = append(l, r)
+		}
 	}
 	return l
 }
@@ -637,9 +639,11 @@ func TestLeftoversEndBeforeTheRestart(t *testing.T) {
 		st.left[0].dead = true
 		st.sigchld()
 		st.left[1].dead = true
+		st.left = append(st.left, &remnant{stage: st}) // which it started when it got SIGTERM
 		st.sigchld()
-		st.left = nil
-		st.told("20 leftovers chrome (77), chrome (77)", "20 SIGTERM to leftover", "20 SIGTERM to leftover",
+		st.left[2].dead = true
+		st.sigchld()
+		st.told("20 leftovers chrome (77), chrome (77)", "20 SIGTERM to leftover", "20 SIGTERM to leftover", "20.3 SIGTERM to leftover",
 			"20.3 exited code 1 exit", "20.3 restarting 1 exit", "20.3 started 102")
 		st.die(0)
 		st.ended(0)
