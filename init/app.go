@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -145,6 +146,10 @@ func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
 		state:   StatePreparing,
 	}
 	a.prober.url = o.Ready.URL
+	// An evermore below another one marks its runs with ids of its own.
+	a.opts.Command.Env = slices.DeleteFunc(slices.Clone(o.Command.Env), func(e string) bool {
+		return strings.HasPrefix(e, reaper.RunID+"=")
+	})
 	a.snap.NotReady = "it has not been started yet"
 	a.publish()
 	return a

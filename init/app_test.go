@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -905,18 +906,20 @@ func TestPing(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	play(t, container(), func(st *stage) {
+	o := container()
+	o.Command.Env = []string{"A=b", reaper.RunID + "=of-an-evermore-above"}
+	play(t, o, func(st *stage) {
 		st.after(20 * s)
 		st.die(1)
 		ids := map[string]bool{}
 		for _, c := range st.commands {
 			for _, e := range c.Env {
-				if id, ok := strings.CutPrefix(e, reaper.RunID+"="); ok && len(id) == 32 {
-					ids[id] = true
+				if id, ok := strings.CutPrefix(e, reaper.RunID+"="); ok {
+					ids[id] = len(id) == 32
 				}
 			}
 		}
-		if len(ids) != 2 {
+		if len(ids) != 2 || slices.Contains(slices.Collect(maps.Values(ids)), false) {
 			t.Errorf("run ids %v of %d runs", ids, len(st.commands))
 		}
 		st.die(0)
