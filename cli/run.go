@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"syscall"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"evermore/control"
+	"evermore/early"
 	pid1 "evermore/init"
 	"evermore/logs"
 	"evermore/metrics"
@@ -27,65 +29,65 @@ const (
 
 // run supervises the app in the foreground, from its first start to its end, and
 // gives evermore's exit code. Until the first start every error is one line and
-// the end; from then on only the app's end is.
-func run(s *settings) int {
-	o, err := s.options()
-	if err != nil {
-		return s.fail(err)
-	}
-	if s.umask >= 0 {
-		syscall.Umask(s.umask)
-	}
+// the end; from then on only the app's end is. first, when not nil, is the first
+// start: it has been made already.
+func run(s *settings, first *early.Start) int {
 	r := &running{settings: s}
 	defer r.close()
-	if err := r.open(&o); err != nil {
+	if err := r.start(first); err != nil {
 		return s.fail(err)
 	}
-	catcher, err := signals.Catch(caught(&o))
-	if err != nil {
-		return s.fail(err)
-	}
-	children, err := reaper.New()
-	if err != nil {
-		return s.fail(err)
-	}
-	for _, w := range s.warnings() {
-		s.say(levelWarn, w)
-	}
-	r.catcher = catcher
-	r.app = pid1.New(o, pid1.Kernel{Reaper: children}, catcher, r, r.lines)
-	code, err := r.app.Run()
-	if err != nil {
-		return s.fail(&failure{code: code, err: err})
-	}
-	return code
+	r.serve()
+	return r.app.Run()
 }
 
-// caught says what the signal handler does by itself: it forwards what has no
-// other meaning. What means "stop" is the loop's, since a second one is not to
-// reach the app.
-func caught(o *pid1.Options) signals.Options {
-	c := signals.Options{Group: o.SignalGroup && !o.Terminal, SharedTerminal: o.Terminal}
-	for _, n := range signals.All() {
-		if !signals.Forwardable(n) || o.StopSignals.Has(n) {
-			continue
-		}
-		to, rewritten := o.Rewrite[n]
-		if !rewritten {
-			to = n
-		}
-		c.Direct[n] = uint8(to)
+// start starts the app.
+func (r *running) start(first *early.Start) error {
+	o, err := r.options()
+	if err != nil {
+		return err
 	}
+	if r.umask >= 0 {
+		syscall.Umask(r.umask)
+	}
+	if err := r.open(&o); err != nil {
+		return err
+	}
+	var kernel pid1.Kernel
+	if first != nil {
+		kernel.Reaper, r.catcher = first.Reaper, first.Catcher
+		kernel.First = func() (*reaper.Process, error) { return first.Process, first.Err }
+	} else {
+		if r.catcher, err = signals.Catch(caught(&o)); err != nil {
+			return err
+		}
+		if kernel.Reaper, err = reaper.New(); err != nil {
+			return err
+		}
+	}
+	for _, w := range r.warnings() {
+		r.say(levelWarn, w)
+	}
+	r.app = pid1.New(o, &kernel, r.catcher, r, r.lines)
+	if code, err := r.app.Start(); err != nil {
+		return &failure{code: code, err: err}
+	}
+	return nil
+}
+
+// caught says which signals are caught, and what the handler does by itself.
+func caught(o *pid1.Options) signals.Options {
+	c := signals.Forwarding(o.StopSignals, o.Rewrite)
+	c.Group = o.SignalGroup && !o.Terminal
 	if o.Terminal {
 		// The shell's job control goes for evermore and the app alike.
+		c.SharedTerminal = true
 		c.Default = signals.SetOf(unix.SIGTSTP, unix.SIGTTIN, unix.SIGTTOU, unix.SIGCONT)
 	}
 	return c
 }
 
-// running is what a run has open beside the app. As an observer it comes before
-// the log lines: the first event finds the app started and everything else still
-// to do.
+// running is what a run has open beside the app.
 type running struct {
 	*settings
 	app      *pid1.App
@@ -93,13 +95,14 @@ type running struct {
 	output   *logs.Output
 	queue    *logs.Queue
 	lines    *logs.Lines
-	pidOf    pidFile      // empty: none
-	listener net.Listener // nil: no HTTP
-	refused  error        // why the default address could not be listened on
-	metrics  *metrics.Metrics
+	pidOf    pidFile          // empty: none
+	listener net.Listener     // nil: no HTTP
+	refused  error            // why the default address could not be listened on
+	metrics  *metrics.Metrics // nil: none, or not yet
 	server   *metrics.Server
-	began    bool
-	recorded chan func() // gives what removes the record of this supervisor
+	serving  bool         // what could wait is there
+	early    []pid1.Event // what happened before
+	recorded chan func()  // gives what removes the record of this supervisor
 }
 
 // open opens what was asked for, so that what can't be had is an error before
@@ -137,12 +140,11 @@ func (r *running) open(o *pid1.Options) error {
 
 // Observe is told of every event by the loop of the app.
 func (r *running) Observe(e pid1.Event) {
-	if !r.began {
-		r.began = true
-		r.begin()
-	}
-	if r.metrics != nil {
+	switch {
+	case r.metrics != nil:
 		r.metrics.Observe(e)
+	case !r.serving:
+		r.early = append(r.early, e)
 	}
 	if e.Kind == pid1.Started && r.pidOf != "" {
 		if err := r.pidOf.write(e.PID); err != nil {
@@ -151,27 +153,24 @@ func (r *running) Observe(e pid1.Event) {
 	}
 }
 
-// begin does what could wait until the app was started.
-func (r *running) begin() {
+// serve does what could wait until the app was started.
+func (r *running) serve() {
+	r.serving = true
 	keepThreads()
-	if r.listener != nil {
-		registry := prometheus.NewRegistry()
-		r.metrics = metrics.New(registry, r.app, logCounts{r.output, r.queue, r.catcher}, buildOf())
-		r.server = metrics.NewServer(r.app, registry, metrics.ServerOptions{
-			LiveTimeout: r.settings.app.LiveTimeout,
-			Log:         func(line string) { r.warn(fmt.Errorf("http: %s", line)) },
-		})
-		r.server.Serve(r.listener)
-	}
-	if r.refused != nil {
-		r.warn(fmt.Errorf("no metrics and no probes: cannot listen on %s: %w", r.http, cause(r.refused)))
-	}
-	// A state folder may be on a disk that hangs.
-	r.recorded = make(chan func(), 1)
 	address := ""
 	if r.listener != nil {
 		address = r.listener.Addr().String()
 	}
+	if r.http != "" {
+		r.observe()
+	}
+	r.early = nil
+	if r.refused != nil {
+		r.metrics.NotBound()
+		r.warn(fmt.Errorf("no metrics and no probes: cannot listen on %s: %w", r.http, cause(r.refused)))
+	}
+	// A state folder may be on a disk that hangs.
+	r.recorded = make(chan func(), 1)
 	go func() {
 		remove, err := control.Register(control.Record{HTTP: address})
 		if err != nil && r.form == script {
@@ -179,6 +178,24 @@ func (r *running) begin() {
 		}
 		r.recorded <- remove
 	}()
+}
+
+// observe begins to count events, and to show them where there is a listener.
+func (r *running) observe() {
+	registry := prometheus.NewRegistry()
+	version, revision := build()
+	r.metrics = metrics.New(registry, r.app, logCounts{r.output, r.queue}, metrics.Build{Version: version, Revision: revision})
+	for _, e := range r.early {
+		r.metrics.Observe(e)
+	}
+	if r.listener == nil {
+		return
+	}
+	r.server = metrics.NewServer(r.app, registry, metrics.ServerOptions{
+		LiveTimeout: r.settings.app.LiveTimeout,
+		Log:         func(line string) { r.warn(errors.New("http: " + line)) },
+	})
+	r.server.Serve(r.listener)
 }
 
 // close ends everything but the process.
@@ -217,16 +234,10 @@ func (r *running) warn(err error) {
 
 // logCounts are the counters of what is written to logs.
 type logCounts struct {
-	output  *logs.Output
-	queue   *logs.Queue
-	catcher *signals.Catcher
+	output *logs.Output
+	queue  *logs.Queue
 }
 
 func (c logCounts) Bytes(stream string) uint64 { return c.output.Bytes(stream) }
 func (c logCounts) Errors() uint64             { return c.output.Errors() }
 func (c logCounts) Lost() uint64               { return c.queue.Lost() }
-
-func buildOf() metrics.Build {
-	v, rev := build()
-	return metrics.Build{Version: v, Revision: rev}
-}

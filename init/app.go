@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -46,7 +45,7 @@ type Processes interface {
 	Start(reaper.Command) (Process, error)
 	Reap() reaper.Reaped
 	// Leftovers gives what is left of the run of a process that was reaped.
-	Leftovers(p Process, runID string) []Leftover
+	Leftovers(Process) []Leftover
 	Zombies() []reaper.Zombie
 }
 
@@ -111,8 +110,7 @@ type App struct {
 
 // run is one run of the app, or of the command of --before.
 type run struct {
-	n        int // counts the runs, so that late news of an earlier one are known
-	id       string
+	n        int     // counts the runs, so that late news of an earlier one are known
 	process  Process // nil once it is reaped
 	ended    Process // the process, once it is reaped
 	started  time.Time
@@ -146,39 +144,48 @@ func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
 		state:   StatePreparing,
 	}
 	a.prober.url = o.Ready.URL
-	// An evermore below another one marks its runs with ids of its own.
-	a.opts.Command.Env = slices.DeleteFunc(slices.Clone(o.Command.Env), func(e string) bool {
-		return strings.HasPrefix(e, reaper.RunID+"=")
-	})
 	a.snap.NotReady = "it has not been started yet"
 	a.publish()
 	return a
 }
 
-// Run starts the app and keeps it alive until its end. It returns evermore's
-// exit code: the app's own, or 128+n when signal n ended it. An error means that
-// nothing was started.
-func (a *App) Run() (int, error) {
-	defer close(a.over)
+// Start starts the app, or the command of --before, for the first time. Run
+// comes next, unless there is an error: then nothing was started, and code is
+// evermore's exit code.
+func (a *App) Start() (code int, err error) {
 	if a.opts.Ready.By == ReadyNotify {
-		s, err := listenNotify(a.notices, a.over)
-		if err != nil {
+		if a.notify, err = listenNotify(a.notices, a.over); err != nil {
 			return 1, err
 		}
-		a.notify = s
-		defer s.close()
 	}
-	a.reap() // of what was inherited, or died before SIGCHLD was caught
 	if len(a.opts.Before) > 0 {
-		if err := a.prepare(); err != nil {
-			return startCode(err), err
+		err = a.prepare()
+	} else if err = a.start(); err != nil {
+		if e := new(reaper.StartError); errors.As(err, &e) && !e.Exec {
+			a.startFailed(err)
+			err = nil
 		}
-	} else if err := a.start(); err != nil {
-		if e := new(reaper.StartError); !errors.As(err, &e) || e.Exec {
-			return startCode(err), err
-		}
-		a.startFailed(err)
 	}
+	if err != nil {
+		a.end()
+		return startCode(err), err
+	}
+	return 0, nil
+}
+
+// end closes what Start opened.
+func (a *App) end() {
+	close(a.over)
+	if a.notify != nil {
+		a.notify.close()
+	}
+}
+
+// Run keeps the started app alive until its end, and returns evermore's exit
+// code: the app's own, or 128+n when signal n ended it.
+func (a *App) Run() int {
+	defer a.end()
+	a.reap() // of what was inherited, or died before SIGCHLD was caught
 	for a.state != StateStopped {
 		a.publish()
 		select {
@@ -212,7 +219,7 @@ func (a *App) Run() (int, error) {
 		}
 	}
 	a.publish()
-	return a.exitCode, nil
+	return a.exitCode
 }
 
 // Snapshot gives what is true of the app now. It never waits for the loop.
@@ -305,10 +312,8 @@ func (a *App) start() error {
 // spawn starts a command as the next run.
 func (a *App) spawn(c reaper.Command) (Process, error) {
 	n := a.run.n + 1
-	id := newRunID()
-	c.Env = slices.Concat(c.Env, []string{reaper.RunID + "=" + id})
 	if a.notify != nil {
-		c.Env = append(c.Env, "NOTIFY_SOCKET="+a.notify.name)
+		c.Env = append(slices.Clip(c.Env), "NOTIFY_SOCKET="+a.notify.name)
 		if a.opts.Watchdog > 0 {
 			c.Env = append(c.Env, "WATCHDOG_USEC="+strconv.FormatInt(a.opts.Watchdog.Microseconds(), 10))
 		}
@@ -318,7 +323,7 @@ func (a *App) spawn(c reaper.Command) (Process, error) {
 		a.run = run{n: n}
 		return nil, err
 	}
-	a.run = run{n: n, id: id, process: p, started: time.Now()}
+	a.run = run{n: n, process: p, started: time.Now()}
 	// A failure leaves the slot empty: the loop forwards instead.
 	_ = a.catcher.SetTarget(p.PIDFD())
 	return p, nil
@@ -422,7 +427,7 @@ func (a *App) clearTimeElapsed() {
 	}
 }
 
-func (a *App) leftovers() []Leftover { return a.procs.Leftovers(a.run.ended, a.run.id) }
+func (a *App) leftovers() []Leftover { return a.procs.Leftovers(a.run.ended) }
 
 func (a *App) signalLeftovers(s syscall.Signal) {
 	for _, l := range a.left {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -96,7 +95,7 @@ func (st *stage) Reap() reaper.Reaped {
 	return r
 }
 
-func (st *stage) Leftovers(Process, string) []Leftover {
+func (st *stage) Leftovers(Process) []Leftover {
 	var l []Leftover
 	for _, r := range st.left {
 		if !r.dead {
@@ -229,8 +228,10 @@ func (st *stage) begin(o Options) {
 	}
 	st.app = New(o, st, st, st)
 	go func() {
-		st.code, st.err = st.app.Run()
-		close(st.done)
+		defer close(st.done)
+		if st.code, st.err = st.app.Start(); st.err == nil {
+			st.code = st.app.Run()
+		}
 	}()
 	synctest.Wait()
 }
@@ -903,27 +904,6 @@ func TestPing(t *testing.T) {
 	if err := stuck.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
-}
-
-func TestEnvironment(t *testing.T) {
-	o := container()
-	o.Command.Env = []string{"A=b", reaper.RunID + "=of-an-evermore-above"}
-	play(t, o, func(st *stage) {
-		st.after(20 * s)
-		st.die(1)
-		ids := map[string]bool{}
-		for _, c := range st.commands {
-			for _, e := range c.Env {
-				if id, ok := strings.CutPrefix(e, reaper.RunID+"="); ok {
-					ids[id] = len(id) == 32
-				}
-			}
-		}
-		if len(ids) != 2 || slices.Contains(slices.Collect(maps.Values(ids)), false) {
-			t.Errorf("run ids %v of %d runs", ids, len(st.commands))
-		}
-		st.die(0)
-	})
 }
 
 func TestManyLeftoversAreCounted(t *testing.T) {

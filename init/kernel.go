@@ -7,11 +7,20 @@ import (
 )
 
 // Kernel is Processes by a reaper: the real ones.
-type Kernel struct{ *reaper.Reaper }
+type Kernel struct {
+	*reaper.Reaper
+	// First, when not nil, gives the first start, which has been made already.
+	First func() (*reaper.Process, error)
+}
 
 // Start starts the command.
-func (k Kernel) Start(c reaper.Command) (Process, error) {
-	p, err := k.Reaper.Start(c)
+func (k *Kernel) Start(c reaper.Command) (Process, error) {
+	start := k.Reaper.Start
+	if first := k.First; first != nil {
+		k.First = nil
+		start = func(reaper.Command) (*reaper.Process, error) { return first() }
+	}
+	p, err := start(c)
 	if err != nil {
 		return nil, err
 	}
@@ -19,9 +28,9 @@ func (k Kernel) Start(c reaper.Command) (Process, error) {
 }
 
 // Leftovers gives what is left of the run of p.
-func (k Kernel) Leftovers(p Process, runID string) []Leftover {
+func (k *Kernel) Leftovers(p Process) []Leftover {
 	var left []Leftover
-	for _, l := range k.Reaper.Leftovers(p.(*reaper.Process), runID) {
+	for _, l := range k.Reaper.Leftovers(p.(*reaper.Process)) {
 		left = append(left, leftover{l})
 	}
 	return left

@@ -33,7 +33,7 @@ type notifySocket struct {
 
 // listenNotify opens the socket; what is said there goes to out until over.
 func listenNotify(out chan<- notice, over <-chan struct{}) (*notifySocket, error) {
-	name := fmt.Sprintf("@evermore/%d-%s", os.Getpid(), newRunID())
+	name := fmt.Sprintf("@evermore/%d-%016x", os.Getpid(), rand.Uint64())
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the socket for --ready notify: %w", err)
@@ -157,10 +157,4 @@ func (a *App) notified(n notice) {
 	case n.reloading:
 		a.unready("it said RELOADING=1")
 	}
-}
-
-// newRunID gives 128 random bits in hexadecimal, as systemd's INVOCATION_ID.
-// They mark a run; they are no secret.
-func newRunID() string {
-	return fmt.Sprintf("%016x%016x", rand.Uint64(), rand.Uint64())
 }

@@ -190,5 +190,5 @@ func (a *App) watchdogElapsed() {
 	}
 	a.because = ReasonWatchdog
 	a.emit(Event{Kind: Warned, PID: a.run.process.PID(), Err: fmt.Errorf("no WATCHDOG=1 for %s", a.run.watchdog)})
-	a.end(0, syscall.SIGABRT)
+	a.endRun(0, syscall.SIGABRT)
 }

@@ -110,13 +110,12 @@ func live(t *testing.T, o Options, script string) *life {
 		o.StopSignals = stopSet
 	}
 	l := &life{t: t, done: make(chan int, 1)}
-	l.App = New(o, Kernel{r}, catcher, l)
+	l.App = New(o, &Kernel{Reaper: r}, catcher, l)
 	go func() {
-		code, err := l.Run()
-		if err != nil {
+		if _, err := l.Start(); err != nil {
 			t.Error(err)
 		}
-		l.done <- code
+		l.done <- l.Run()
 	}()
 	t.Cleanup(func() {
 		l.stopNow()
@@ -308,10 +307,12 @@ func TestRealCrashWithLeftover(t *testing.T) {
 			Env:  os.Environ(), Files: []uintptr{0, in.Fd(), 2}, OwnGroup: true, EndGroup: true,
 		},
 		Policy: Policy{MaxRuns: 2}, KillTree: true, StopSignals: stopSet,
-	}, Kernel{r}, catcher, l)
+	}, &Kernel{Reaper: r}, catcher, l)
 	go func() {
-		code, _ := l.Run()
-		l.done <- code
+		if _, err := l.Start(); err != nil {
+			t.Error(err)
+		}
+		l.done <- l.Run()
 	}()
 	t.Cleanup(func() { l.stopNow(); catcher.Close() })
 	lines := bufio.NewScanner(out)

@@ -68,7 +68,7 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 	case StatePreparing, StateRunning:
 		a.final = true
 		a.because = ReasonRequest
-		a.end(received, send)
+		a.endRun(received, send)
 	case StateStopping:
 		a.final = true
 		if received == syscall.SIGINT {
@@ -88,8 +88,8 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 	}
 }
 
-// end tells the run to end, and sees to it that it does.
-func (a *App) end(received, send syscall.Signal) {
+// endRun tells the run to end, and sees to it that it does.
+func (a *App) endRun(received, send syscall.Signal) {
 	a.state = StateStopping
 	a.ready.stop()
 	a.watchdog.stop()

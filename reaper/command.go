@@ -3,7 +3,6 @@ package reaper
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -158,8 +157,8 @@ func (c *Command) path() string {
 // executable tells whether somebody may execute the file. Whether this user may
 // is the kernel's to say, at the exec.
 func (c *Command) executable(path string) error {
-	if c.Dir != "" && !filepath.IsAbs(path) {
-		path = filepath.Join(c.Dir, path)
+	if c.Dir != "" && !strings.HasPrefix(path, "/") {
+		path = c.Dir + "/" + path
 	}
 	var st unix.Stat_t
 	if err := unix.Stat(path, &st); err != nil {

@@ -1,15 +1,35 @@
 package reaper
 
 import (
+	"encoding/hex"
 	"os"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 )
 
-// RunID is the variable that marks a run in the environment of its processes,
-// as systemd's INVOCATION_ID does.
+// RunID is the variable that marks a run in the environment of its processes, as
+// systemd's INVOCATION_ID does: 128 random bits in hexadecimal. They are no secret.
 const RunID = "EVERMORE_RUN_ID"
+
+func newRunID() string {
+	var b [16]byte
+	_, _ = unix.Getrandom(b[:], 0) // it does not fail for so few (getrandom(2))
+	return hex.EncodeToString(b[:])
+}
+
+// withoutRunID copies an environment without the mark of a run above: an
+// evermore below another one marks its runs by itself.
+func withoutRunID(env []string) []string {
+	out := make([]string, 0, len(env)+1)
+	for _, e := range env {
+		if !strings.HasPrefix(e, RunID+"=") {
+			out = append(out, e)
+		}
+	}
+	return out
+}
 
 // Leftover is a process that outlived the process whose run it belongs to.
 type Leftover struct {
@@ -23,7 +43,7 @@ type Leftover struct {
 // their environment, whatever group, session or parent they have by now. A
 // descendant without that mark is not the run's (kubectl exec's orphans land
 // below PID 1 too).
-func (r *Reaper) Leftovers(p *Process, runID string) []Leftover {
+func (r *Reaper) Leftovers(p *Process) []Leftover {
 	if !r.HasChildren() {
 		return nil
 	}
@@ -32,7 +52,7 @@ func (r *Reaper) Leftovers(p *Process, runID string) []Leftover {
 		if st.dead() {
 			continue
 		}
-		if p.ownGroup && st.pgrp == p.pid || hasEnv(pid, RunID+"="+runID, p.user) {
+		if p.ownGroup && st.pgrp == p.pid || hasEnv(pid, p.mark, p.user) {
 			left = append(left, Leftover{PID: pid, Name: st.name, start: st.start})
 		}
 	}

@@ -42,8 +42,8 @@ func New() (*Reaper, error) {
 	return &Reaper{owned: make(map[int]*Process)}, nil
 }
 
-// Start starts the command. Its exit comes out of Reap. The error is a
-// *StartError.
+// Start starts the command, with a RunID of its own in the environment. Its exit
+// comes out of Reap. The error is a *StartError.
 func (r *Reaper) Start(c Command) (*Process, error) {
 	if c.NoNewPrivs {
 		// The bit belongs to the thread and is inherited by what the thread
@@ -54,13 +54,15 @@ func (r *Reaper) Start(c Command) (*Process, error) {
 			return nil, &StartError{Name: c.Argv[0], What: "set no_new_privs for", Err: err, Exec: true}
 		}
 	}
+	mark := RunID + "=" + newRunID()
+	c.Env = append(withoutRunID(c.Env), mark)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	pid, pidfd, err := c.start()
 	if err != nil {
 		return nil, err
 	}
-	p := &Process{reaper: r, pid: pid, pidfd: pidfd, ownGroup: c.OwnGroup, endGroup: c.OwnGroup && c.EndGroup, user: c.User}
+	p := &Process{reaper: r, pid: pid, pidfd: pidfd, mark: mark, ownGroup: c.OwnGroup, endGroup: c.OwnGroup && c.EndGroup, user: c.User}
 	r.owned[pid] = p
 	return p, nil
 }
@@ -162,6 +164,7 @@ type Process struct {
 	reaper   *Reaper
 	pid      int
 	pidfd    int
+	mark     string // the entry in the environment that marks the run
 	ownGroup bool
 	endGroup bool
 	user     *syscall.Credential

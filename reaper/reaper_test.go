@@ -297,7 +297,7 @@ func TestEndGroup(t *testing.T) {
 			h.until("the sleep to end", func() bool { return !h.HasChildren() })
 			continue
 		}
-		if left := h.Leftovers(p, "none"); len(left) != 1 || left[0].Name != "sleep" || !left[0].Alive() {
+		if left := h.Leftovers(p); len(left) != 1 || left[0].Name != "sleep" || !left[0].Alive() {
 			t.Errorf("leftovers: %v", left)
 		}
 		h.until("the sleep to end", func() bool { return killAll(h) })
@@ -316,7 +316,6 @@ func TestLeftovers(t *testing.T) {
 			env -i /bin/sleep 1003 &
 			EVERMORE_RUN_ID=another setsid sleep 1004 &
 			sleep 0.5; exit 0`},
-		Env:      append(os.Environ(), RunID+"=this"),
 		OwnGroup: true,
 	})
 	h.exit(p)
@@ -325,7 +324,7 @@ func TestLeftovers(t *testing.T) {
 		return strings.Join(strings.Split(strings.TrimRight(string(b), "\x00"), "\x00")[1:], " ")
 	}
 	var left []Leftover
-	h.until("three leftovers", func() bool { left = h.Leftovers(p, "this"); return len(left) == 3 })
+	h.until("three leftovers", func() bool { left = h.Leftovers(p); return len(left) == 3 })
 	got := map[string]bool{}
 	for _, l := range left {
 		got[name(l)] = true
@@ -338,7 +337,7 @@ func TestLeftovers(t *testing.T) {
 			t.Errorf("%v: %v", l, err)
 		}
 	}
-	h.until("them to end", func() bool { return len(h.Leftovers(p, "this")) == 0 })
+	h.until("them to end", func() bool { return len(h.Leftovers(p)) == 0 })
 	for _, l := range left {
 		if l.Alive() {
 			t.Errorf("%v is alive", l)
@@ -380,7 +379,7 @@ func TestLeftoversOfAnotherUser(t *testing.T) {
 	user := &syscall.Credential{Uid: 65534, Gid: 65534}
 	p := h.start(Command{
 		Argv: []string{"/bin/sh", "-c", "setsid sleep 1000 & sleep 0.2"},
-		Env:  []string{"PATH=/bin:/usr/bin", RunID + "=this"}, User: user, OwnGroup: true, Dir: "/",
+		Env:  []string{"PATH=/bin:/usr/bin"}, User: user, OwnGroup: true, Dir: "/",
 	})
 	var pid int
 	h.until("the sleep", func() bool {
@@ -391,7 +390,7 @@ func TestLeftoversOfAnotherUser(t *testing.T) {
 		}
 		return pid != 0
 	})
-	mark := RunID + "=this"
+	mark := p.mark
 	// Since Linux 6.15 CAP_PERFMON, and so CAP_SYS_ADMIN, lets one look, too.
 	withoutCaps(t, []int{unix.CAP_SYS_PTRACE, unix.CAP_PERFMON, unix.CAP_SYS_ADMIN}, func() {
 		if hasEnv(pid, mark, nil) {
@@ -592,6 +591,30 @@ func TestDescriptors(t *testing.T) {
 	}
 	if !strings.Contains(out.String(), "pipe:[") || strings.Contains(out.String(), own.Name()) {
 		t.Errorf("open in the child:\n%s", out.String())
+	}
+}
+
+// Each run has a mark of its own, and none of an evermore above.
+func TestRunID(t *testing.T) {
+	h := newHarness(t)
+	seen := map[string]bool{}
+	for range 3 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.exit(h.start(Command{Argv: []string{"env"}, Env: []string{RunID + "=above", "A=b"}, Files: []uintptr{0, w.Fd(), 2}}))
+		w.Close()
+		var out bytes.Buffer
+		if _, err := out.ReadFrom(r); err != nil {
+			t.Fatal(err)
+		}
+		r.Close()
+		id, ok := strings.CutPrefix(out.String(), "A=b\n"+RunID+"=")
+		if id = strings.TrimSpace(id); !ok || len(id) != 32 || seen[id] {
+			t.Errorf("got %q", out.String())
+		}
+		seen[id] = true
 	}
 }
 
