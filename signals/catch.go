@@ -1,6 +1,9 @@
 package signals
 
-import "syscall"
+import (
+	"fmt"
+	"syscall"
+)
 
 // Received is a signal that arrived.
 type Received struct {
@@ -9,29 +12,44 @@ type Received struct {
 	// (SI_QUEUE) for sigqueue(3), above 0 for the kernel. Always 0 where
 	// os/signal is used.
 	Code int32
-	// PID and UID are the sender's; PID is 0 for the kernel and for a sender
-	// outside the PID namespace. What sigqueue sends can claim any.
+	// PID and UID are the sender's. Both are 0 for the kernel and where os/signal
+	// is used; PID is 0, too, for a sender outside this PID namespace. A sender
+	// that uses rt_sigqueueinfo(2) can claim to be another.
 	PID, UID int
-	// Forwarded says that the handler has already sent it on to the target.
+	// Forwarded says that the handler has sent it on to the target.
 	Forwarded bool
 }
 
-// FromKernel tells whether the kernel sent it by itself: the terminal's ^C, a
-// timer that ran out.
+// FromKernel tells whether the kernel itself sent the signal, such as ^C on a
+// terminal.
 func (r Received) FromKernel() bool { return r.Code > 0 }
 
-// Options says what is done with which signal.
+// Options says what happens to which signal.
 type Options struct {
 	// Direct[n] is what the handler itself sends to the target when signal n
-	// arrives; 0: it is only reported.
+	// arrives; 0: the signal is only reported. Only a Forwardable n can have one.
+	// Where os/signal is used nothing is sent.
 	Direct [65]uint8
-	// Default are signals that are not caught: job control with a shared
-	// terminal (TSTP, TTIN, TTOU, CONT) keeps its default action.
+	// Default are the signals that keep the action they have: TSTP, TTIN, TTOU
+	// and CONT where a terminal is shared, so that its job control works.
 	Default Set
-	// Group has the handler signal the target's process group.
+	// Group has the handler send to the process group that the target leads.
 	Group bool
-	// SharedTerminal says that the target is in the terminal's foreground group
-	// together with this process: what the kernel sends to that group has
-	// reached the target too, and is not sent a second time.
+	// SharedTerminal says that the target is in this process's group on a
+	// terminal: what the kernel sends to the whole group is only reported, since
+	// the target has got it too.
 	SharedTerminal bool
+}
+
+func (o *Options) validate() error {
+	for n, to := range o.Direct {
+		switch s := syscall.Signal(n); {
+		case to == 0:
+		case !Forwardable(s):
+			return fmt.Errorf("cannot forward %s: %s", Name(s), WhyNot(s))
+		case to > uint8(rtMax):
+			return fmt.Errorf("cannot forward %s as signal %d: signals are 1 to 64", Name(s), to)
+		}
+	}
+	return nil
 }

@@ -109,6 +109,9 @@ func Forwardable(s syscall.Signal) bool { return WhyNot(s) == "" }
 // WhyNot says why a signal is not forwarded, as the end of a sentence that
 // begins with its name; empty: it is forwardable.
 func WhyNot(s syscall.Signal) string {
+	if isFault(s) {
+		return "it is about a fault of the process that receives it"
+	}
 	switch s {
 	case unix.SIGKILL, unix.SIGSTOP:
 		return "no process can catch it"
@@ -116,8 +119,6 @@ func WhyNot(s syscall.Signal) string {
 		return "it is about evermore's own children"
 	case unix.SIGURG:
 		return "the Go runtime uses it for itself"
-	case unix.SIGFPE, unix.SIGILL, unix.SIGSEGV, unix.SIGBUS, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS:
-		return "it is about a fault of the process that receives it"
 	case 32, 33, 34:
 		// 34 is SIGRTMIN for a program, but musl's for its threads.
 		return "C libraries use it for their threads"
@@ -126,6 +127,16 @@ func WhyNot(s syscall.Signal) string {
 		return "there is no such signal"
 	}
 	return ""
+}
+
+// isFault tells whether s is one by which the kernel reports a fault to the
+// process that made it.
+func isFault(s syscall.Signal) bool {
+	switch s {
+	case unix.SIGFPE, unix.SIGILL, unix.SIGSEGV, unix.SIGBUS, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS:
+		return true
+	}
+	return false
 }
 
 // ParseRewrite reads "FROM=TO": the signal that arrives and the one that is sent
