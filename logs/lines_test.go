@@ -1,0 +1,367 @@
+package logs
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+	"unicode/utf8"
+
+	pid1 "evermore/init"
+	"evermore/reaper"
+)
+
+var at = time.Date(2026, 11, 23, 2, 36, 0, 385_999_999, time.FixedZone("", 3600))
+
+// observed gives what the events make of a log.
+func observed(t *testing.T, o LinesOptions, events ...pid1.Event) string {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	q := NewQueue(int(f.Fd()))
+	l := NewLines(q, o)
+	for _, e := range events {
+		l.Observe(e)
+	}
+	q.Close(long)
+	if q.Lost() != 0 {
+		t.Errorf("%d lines lost", q.Lost())
+	}
+	return content(t, f.Name())
+}
+
+// What each event is as a line, and in JSON beside time, level and message.
+var eventLines = []struct {
+	name     string
+	event    pid1.Event
+	evermore string
+	forever  string // empty: no line without -v
+	json     string
+}{
+	{
+		"preparing", pid1.Event{Kind: pid1.Preparing, PID: 7},
+		"debug: Evermore started the command of --before with pid: 7", "",
+		`{"event":"preparing","pid":7}`,
+	},
+	{
+		"started", pid1.Event{Kind: pid1.Started, PID: 7},
+		"debug: Evermore started script with pid: 7", "",
+		`{"event":"started","pid":7}`,
+	},
+	{
+		"ready", pid1.Event{Kind: pid1.Ready, PID: 7, Uptime: 1234567 * time.Microsecond},
+		"debug: Evermore detected script is ready after 1.235s", "",
+		`{"event":"ready","pid":7,"uptime_ms":1234}`,
+	},
+	{
+		"unready", pid1.Event{Kind: pid1.Unready, PID: 7, Text: "it is being ended"},
+		"debug: Evermore detected script is not ready any more: it is being ended", "",
+		`{"event":"unready","pid":7}`,
+	},
+	{
+		"unready, nobody knows why", pid1.Event{Kind: pid1.Unready, PID: 7},
+		"debug: Evermore detected script is not ready any more", "",
+		`{"event":"unready","pid":7}`,
+	},
+	{
+		"exited with a code", pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7, Code: 8}, Reason: pid1.ReasonExit, Uptime: 1500 * time.Millisecond},
+		"error: Evermore detected script exited with code: 8",
+		"error: Forever detected script exited with code: 8",
+		`{"event":"exited","pid":7,"code":8,"reason":"exit","uptime_ms":1500}`,
+	},
+	{
+		"exited with 0", pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7}, Reason: pid1.ReasonExit},
+		"info: Evermore detected script exited with code: 0",
+		"error: Forever detected script exited with code: 0",
+		`{"event":"exited","pid":7,"code":0,"reason":"exit","uptime_ms":0}`,
+	},
+	{
+		"killed by a signal", pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7, Signal: syscall.SIGKILL}, Reason: pid1.ReasonOOM, Uptime: time.Hour},
+		"error: Evermore detected script was killed by signal: SIGKILL (oom)",
+		"error: Forever detected script was killed by signal: SIGKILL",
+		`{"event":"exited","pid":7,"signal":"SIGKILL","reason":"oom","uptime_ms":3600000}`,
+	},
+	{
+		"killed as asked", pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7, Signal: syscall.SIGTERM}, Reason: pid1.ReasonRequest},
+		"info: Evermore detected script was killed by signal: SIGTERM",
+		"error: Forever detected script was killed by signal: SIGTERM",
+		`{"event":"exited","pid":7,"signal":"SIGTERM","reason":"request","uptime_ms":0}`,
+	},
+	{
+		"spawn failed", pid1.Event{Kind: pid1.SpawnFailed, Exit: reaper.Exit{Code: 127}, Reason: pid1.ReasonSpawn, Err: errors.New(`cannot find "nodee"`), Text: "again"},
+		`error: Evermore detected script did not start: again: cannot find "nodee"`,
+		`error: Forever detected script did not start: again: cannot find "nodee"`,
+		`{"event":"spawn_failed","code":127,"reason":"spawn"}`,
+	},
+	{
+		"backing off", pid1.Event{Kind: pid1.BackingOff, Backoff: 1600 * time.Millisecond},
+		"info: Evermore waits 1.6s before restarting script", "",
+		`{"event":"backing_off","backoff_ms":1600}`,
+	},
+	{
+		"restarting", pid1.Event{Kind: pid1.Restarting, Restarts: 2, Reason: pid1.ReasonException},
+		"error: Evermore restarting script for 2 time",
+		"error: Forever restarting script for 2 time",
+		`{"event":"restarting","restarts":2,"reason":"exception"}`,
+	},
+	{
+		"restarting as asked", pid1.Event{Kind: pid1.Restarting, Restarts: 1, Reason: pid1.ReasonWatch},
+		"info: Evermore restarting script for 1 time",
+		"error: Forever restarting script for 1 time",
+		`{"event":"restarting","restarts":1,"reason":"watch"}`,
+	},
+	{
+		"gave up", pid1.Event{Kind: pid1.GaveUp, Code: 8, Text: "it did not stay up for 1s"},
+		"error: Evermore gives up on script: it did not stay up for 1s; exit code: 8",
+		"error: Forever gives up on script: it did not stay up for 1s; exit code: 8",
+		`{"event":"gave_up","code":8}`,
+	},
+	{
+		"stopping", pid1.Event{Kind: pid1.Stopping, PID: 7, Signal: syscall.SIGTERM, SentAs: syscall.SIGINT},
+		"info: Evermore stopping script because of SIGTERM", "",
+		`{"event":"stopping","pid":7,"signal":"SIGTERM","sent_as":"SIGINT"}`,
+	},
+	{
+		"stopping without a signal", pid1.Event{Kind: pid1.Stopping, PID: 7},
+		"info: Evermore stopping script", "",
+		`{"event":"stopping","pid":7}`,
+	},
+	{
+		"forwarded", pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGUSR2, SentAs: syscall.SIGUSR2, SenderPID: 12, SenderUID: 1000},
+		"info: Evermore received SIGUSR2 from pid 12 (uid 1000), forwarded", "",
+		`{"event":"signalled","signal":"SIGUSR2","sent_as":"SIGUSR2","sender_pid":12,"sender_uid":1000}`,
+	},
+	{
+		"rewritten", pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGTERM, SentAs: syscall.SIGINT, SenderPID: 12},
+		"info: Evermore received SIGTERM from pid 12 (uid 0), forwarded as SIGINT", "",
+		`{"event":"signalled","signal":"SIGTERM","sent_as":"SIGINT","sender_pid":12,"sender_uid":0}`,
+	},
+	{
+		"not forwarded", pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGINT},
+		"info: Evermore received SIGINT from the kernel, not forwarded", "",
+		`{"event":"signalled","signal":"SIGINT","sender_pid":0,"sender_uid":0}`,
+	},
+	{
+		"resized", pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGWINCH, SentAs: syscall.SIGWINCH},
+		"trace: Evermore received SIGWINCH from the kernel, forwarded", "",
+		`{"event":"signalled","signal":"SIGWINCH","sent_as":"SIGWINCH","sender_pid":0,"sender_uid":0}`,
+	},
+	{
+		"killed", pid1.Event{Kind: pid1.Killed, PID: 7, Signal: syscall.SIGKILL},
+		"warn: Evermore killed script by signal: SIGKILL",
+		"warn: Forever killed script by signal: SIGKILL",
+		`{"event":"killed","pid":7,"signal":"SIGKILL"}`,
+	},
+	{
+		"leftovers", pid1.Event{Kind: pid1.LeftoversEnding, PID: 7, Text: "chrome (8), sh (9)"},
+		"info: Evermore ending what script left behind: chrome (8), sh (9)", "",
+		`{"event":"leftovers_ending","pid":7}`,
+	},
+	{
+		"stuck leftovers", pid1.Event{Kind: pid1.LeftoversStuck, PID: 7, Text: "chrome (8)"},
+		"warn: Evermore could not end what script left behind: chrome (8)",
+		"warn: Forever could not end what script left behind: chrome (8)",
+		`{"event":"leftovers_stuck","pid":7}`,
+	},
+	{
+		"orphan", pid1.Event{Kind: pid1.OrphanReaped, PID: 9, Exit: reaper.Exit{PID: 9, Code: 3}},
+		"debug: Evermore reaped an orphan with pid: 9", "",
+		`{"event":"orphan_reaped","pid":9,"code":3}`,
+	},
+	{
+		"zombie", pid1.Event{Kind: pid1.ZombieFound, PID: 12, ParentPID: 7, Name: "node"},
+		"warn: Evermore found a zombie: pid 12 is dead and its parent node (pid 7) does not reap it",
+		"warn: Forever found a zombie: pid 12 is dead and its parent node (pid 7) does not reap it",
+		`{"event":"zombie_found","pid":12,"parent_pid":7}`,
+	},
+	{
+		"status", pid1.Event{Kind: pid1.StatusTold, PID: 7, Text: "loading"},
+		"debug: status of script: loading", "",
+		`{"event":"status_told","pid":7}`,
+	},
+	{
+		"warned of an error", pid1.Event{Kind: pid1.Warned, Err: errors.New("cannot listen on :9797")},
+		"warn: cannot listen on :9797", "warn: cannot listen on :9797",
+		`{"event":"warned"}`,
+	},
+	{
+		"warned by a text", pid1.Event{Kind: pid1.Warned, Text: "mind the gap"},
+		"warn: mind the gap", "warn: mind the gap",
+		`{"event":"warned"}`,
+	},
+	{
+		"stopped", pid1.Event{Kind: pid1.Stopped, Code: 143},
+		"debug: Evermore ends with exit code: 143", "",
+		`{"event":"stopped","code":143}`,
+	},
+}
+
+func TestLinesOfEachEvent(t *testing.T) {
+	for _, test := range eventLines {
+		t.Run(test.name, func(t *testing.T) {
+			e := test.event
+			e.Time = at
+			level, message, _ := strings.Cut(test.evermore, ": ")
+
+			const stamp = "2026-11-23T01:36:00.385Z"
+			if got, want := observed(t, LinesOptions{Debug: true}, e), stamp+" - "+test.evermore+"\n"; got != want {
+				t.Errorf("with -d: %q, not %q", got, want)
+			}
+			for _, v := range []struct {
+				name    string
+				opts    LinesOptions
+				without string // levels that are no lines
+			}{
+				{"by default", LinesOptions{}, "debug trace"},
+				{"with -v", LinesOptions{Verbose: true}, "trace"},
+			} {
+				want := test.evermore + "\n"
+				if strings.Contains(v.without, level) {
+					want = ""
+				}
+				if got := observed(t, v.opts, e); got != want {
+					t.Errorf("%s: %q, not %q", v.name, got, want)
+				}
+			}
+
+			want := test.forever
+			if want != "" {
+				want += "\n"
+			}
+			if got := observed(t, LinesOptions{Forever: true}, e); got != want {
+				t.Errorf("as forever: %q, not %q", got, want)
+			}
+
+			got := decode(t, observed(t, LinesOptions{Debug: true, JSON: true}, e))
+			all := decode(t, test.json)
+			all["time"], all["level"], all["message"] = stamp, level, message
+			if !reflect.DeepEqual(got, all) {
+				t.Errorf("as JSON: %v, not %v", got, all)
+			}
+		})
+	}
+}
+
+// Each kind has a name and words of its own, those that come later too.
+func TestLinesKnowEachKind(t *testing.T) {
+	seen := make(map[string]bool)
+	for _, test := range eventLines {
+		seen[kindName(test.event.Kind)] = true
+	}
+	for k := pid1.Preparing; k <= pid1.Stopped; k++ {
+		if name := kindName(k); name == "" || !seen[name] {
+			t.Errorf("no line for kind %d (%q)", k, name)
+		}
+	}
+	if got := observed(t, LinesOptions{Verbose: true, JSON: true}, pid1.Event{Kind: pid1.Stopped + 1}); !strings.Contains(got, `"event":"unknown"`) {
+		t.Errorf("a kind from the future: %q", got)
+	}
+}
+
+func TestLinesInColor(t *testing.T) {
+	exited := pid1.Event{Kind: pid1.Exited, Exit: reaper.Exit{Code: 1}}
+	got := observed(t, LinesOptions{Color: true, Verbose: true}, exited,
+		pid1.Event{Kind: pid1.Warned, Text: "w"}, pid1.Event{Kind: pid1.BackingOff}, pid1.Event{Kind: pid1.Stopped})
+	want := "\x1b[31merror\x1b[39m: Evermore detected script exited with code: 1\n" +
+		"\x1b[33mwarn\x1b[39m: w\n" +
+		"\x1b[32minfo\x1b[39m: Evermore waits 0s before restarting script\n" +
+		"debug: Evermore ends with exit code: 0\n"
+	if got != want {
+		t.Errorf("%q, not %q", got, want)
+	}
+	if got := observed(t, LinesOptions{Color: true, JSON: true}, exited); strings.Contains(got, "\x1b") {
+		t.Errorf("colour in JSON: %q", got)
+	}
+}
+
+// What comes from outside forges no line, and a line fits into a pipe as a whole.
+func TestLinesAreCleanAndShort(t *testing.T) {
+	const pipeBuf = 4096
+	for _, text := range []string{
+		"a\nerror: Forever restarting script for 1 time\r\x1b[2J\x00\u0085b",
+		"\xff\xfe",
+		strings.Repeat(`"`, 100_000),
+		strings.Repeat("ü", 100_000),
+		"a" + strings.Repeat("ü", 100_000),
+		strings.Repeat("\xff", 100_000),
+		strings.Repeat("\x01", 100_000),
+	} {
+		for _, asJSON := range []bool{false, true} {
+			e := pid1.Event{
+				Kind: pid1.Warned, Text: text, PID: 1 << 22, Signal: syscall.SIGVTALRM, SentAs: syscall.SIGVTALRM,
+				Reason: pid1.ReasonException,
+			}
+			got := observed(t, LinesOptions{JSON: asJSON, Debug: true, Color: true}, e)
+			if strings.Count(got, "\n") != 1 || !strings.HasSuffix(got, "\n") || len(got) > pipeBuf {
+				t.Errorf("%d bytes: %.200q", len(got), got)
+			}
+			if strings.ContainsAny(strings.TrimPrefix(got, "\x1b[33mwarn\x1b[39m"), "\r\x00\u0085") || strings.Contains(got, "\x1b[2J") {
+				t.Errorf("control characters: %.200q", got)
+			}
+			if asJSON {
+				decode(t, got)
+			}
+			if !utf8.ValidString(got) {
+				t.Errorf("no UTF-8: %.200q", got)
+			}
+		}
+	}
+}
+
+// A time that nobody gave is now.
+func TestLinesHaveATime(t *testing.T) {
+	before := time.Now().Truncate(time.Millisecond)
+	got := decode(t, observed(t, LinesOptions{JSON: true}, pid1.Event{Kind: pid1.Warned, Text: "w"}))
+	when, err := time.Parse(time.RFC3339, fmt.Sprint(got["time"]))
+	if err != nil || when.Before(before) || when.After(time.Now()) {
+		t.Errorf("time %v, error %v", got["time"], err)
+	}
+}
+
+// A storm of signals waits for nobody, and afterwards the log tells its holes.
+func TestLinesInAStorm(t *testing.T) {
+	for _, asJSON := range []bool{false, true} {
+		t.Run(fmt.Sprintf("json=%t", asJSON), func(t *testing.T) {
+			leakCheck(t)
+			const n = 10_000
+			r, w := blockingPipe(t)
+			q := NewQueue(int(w.Fd()))
+			l := NewLines(q, LinesOptions{JSON: asJSON})
+			e := pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGUSR1, SentAs: syscall.SIGUSR1, SenderPID: 1}
+			for range n {
+				l.Observe(e)
+			}
+			all := reading(r)
+			eventually(t, "the queue is empty", func() bool { return q.sinks[0].idle() })
+			q.Close(long)
+			w.Close()
+			got := lines(t, <-all)
+			last := got[len(got)-1]
+			want := fmt.Sprintf("Evermore could not write %d lines of its own here", q.Lost())
+			if q.Lost() == 0 || len(got)-1+int(q.Lost()) != n || !strings.Contains(last, want) {
+				t.Errorf("%d lines arrived, %d were lost, the last one is %q", len(got), q.Lost(), last)
+			}
+			if asJSON && decode(t, last)["event"] != "warned" {
+				t.Errorf("the last line is %q", last)
+			}
+		})
+	}
+}
+
+func decode(t *testing.T, line string) map[string]any {
+	t.Helper()
+	var m map[string]any
+	if err := json.Unmarshal([]byte(line), &m); err != nil {
+		t.Fatalf("%v in %.200q", err, line)
+	}
+	return m
+}

@@ -1,0 +1,138 @@
+package logs
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// target is an open descriptor that the app's output goes to.
+type target struct {
+	fd      int
+	name    string
+	id      fileID
+	regular bool
+	size    int64 // when it was opened
+	// borrowed says that the open file description is not evermore's own: it is
+	// never emptied and its flags stay as they are.
+	borrowed bool
+	failing  atomic.Bool // the last write failed
+}
+
+// fileID tells whether two descriptors are of the same file.
+type fileID struct{ dev, ino uint64 }
+
+// borrow gives a descriptor that evermore was started with as a target.
+func borrow(fd int, name string) (*target, error) {
+	t := &target{fd: fd, name: name, borrowed: true}
+	if err := t.stat(); err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+// openTarget opens the path for appending, creates it where it is missing and
+// waits for nobody.
+//
+// A FIFO is opened for reading too (fifo(7)): then neither the open nor a write
+// needs a reader, and one that leaves and comes back misses nothing but what the
+// FIFO had no room for, while the app waits. /dev/stdout and its like are the
+// descriptors themselves: to open them again fails on sockets and on what another
+// user owns, and would give a file a second offset.
+func openTarget(path string) (*target, error) {
+	if fd, ok := standardDescriptor(path); ok {
+		return duplicate(fd, path)
+	}
+	// O_NONBLOCK: neither a FIFO nor a serial line is waited for. O_NOCTTY: a
+	// terminal does not become that of PID 1.
+	const flags = unix.O_CREAT | unix.O_APPEND | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
+	fd, err := openat(path, flags|unix.O_WRONLY)
+	if err == nil && isNamedPipe(fd) {
+		_ = unix.Close(fd)
+		err = unix.ENXIO
+	}
+	if err == unix.ENXIO { // a FIFO, or nothing that can be opened
+		fd, err = openat(path, flags&^unix.O_CREAT|unix.O_RDWR)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var t *target
+	if err = unix.SetNonblock(fd, false); err == nil {
+		t = &target{fd: fd, name: path}
+		err = t.stat()
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	return t, nil
+}
+
+func openat(path string, flags int) (int, error) {
+	for {
+		fd, err := unix.Open(path, flags, 0o644)
+		if err != unix.EINTR {
+			return fd, err
+		}
+	}
+}
+
+// standardDescriptor reads the names that Linux has for a process's own
+// descriptors.
+func standardDescriptor(path string) (int, bool) {
+	switch path {
+	case "/dev/stdout":
+		return 1, true
+	case "/dev/stderr":
+		return 2, true
+	}
+	for _, dir := range []string{"/dev/fd/", "/proc/self/fd/"} {
+		if n, found := strings.CutPrefix(path, dir); found {
+			fd, err := strconv.ParseUint(n, 10, 31)
+			return int(fd), err == nil
+		}
+	}
+	return 0, false
+}
+
+func duplicate(fd int, name string) (*target, error) {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	if err != nil {
+		return nil, err
+	}
+	if flags&unix.O_ACCMODE == unix.O_RDONLY {
+		return nil, fmt.Errorf("descriptor %d is open for reading only", fd)
+	}
+	fd, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		return nil, err
+	}
+	return borrow(fd, name)
+}
+
+// isNamedPipe tells a FIFO from a pipe(2), which can be opened by its name in
+// /proc.
+func isNamedPipe(fd int) bool {
+	var st unix.Stat_t
+	var fs unix.Statfs_t
+	return unix.Fstat(fd, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFIFO &&
+		unix.Fstatfs(fd, &fs) == nil && fs.Type != unix.PIPEFS_MAGIC
+}
+
+func (t *target) stat() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(t.fd, &st); err != nil {
+		return err
+	}
+	t.id = fileID{dev: st.Dev, ino: st.Ino}
+	t.regular = st.Mode&unix.S_IFMT == unix.S_IFREG
+	t.size = st.Size
+	return nil
+}
+
+// same says that both are of one file.
+func (t *target) same(other *target) bool { return t.id == other.id }
