@@ -836,7 +836,7 @@ func TestZombieIsToldOnce(t *testing.T) {
 		st.after(3 * s)
 		st.neglect(z)
 		st.after(24 * time.Hour)
-		st.told("0 started 101", "1 ready", "5 zombie 7 of npm (5)")
+		st.told("0 started 101", "1 ready", "34 zombie 7 of npm (5)")
 		// One that its parent does reap is not told.
 		st.neglect(reaper.Zombie{PID: 8, ParentPID: 5, ParentName: "npm"})
 		for before := st.looked(); st.looked() == before; {
@@ -855,9 +855,9 @@ func TestLookoutsGetRare(t *testing.T) {
 	looks, at := 0, z.restart()
 	for ; at < 24*time.Hour; looks++ {
 		at += z.interval
-		z.interval = min(2*z.interval, lookoutLast)
+		z.interval = min(lookoutGrowth*z.interval, lookoutLast)
 	}
-	if looks > 40 {
+	if looks > 30 {
 		t.Errorf("%d look-outs in a day", looks)
 	}
 	play(t, container(), func(st *stage) {

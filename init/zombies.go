@@ -10,7 +10,8 @@ import (
 // for. That happens at growing intervals after a start, and when a probe asks
 // for the app's health, so that an idle supervisor sleeps.
 const (
-	lookoutFirst   = 2 * time.Second
+	lookoutFirst   = 3 * time.Second
+	lookoutGrowth  = 10
 	lookoutLast    = time.Hour
 	lookoutConfirm = time.Second // a zombie that is found again after it is neglected
 	lookoutProbed  = time.Minute
@@ -59,8 +60,8 @@ func (a *App) lookForZombies() {
 		a.lookout.set(lookoutConfirm)
 		return
 	}
+	z.interval = min(lookoutGrowth*z.interval, lookoutLast)
 	a.lookout.set(z.interval)
-	z.interval = min(2*z.interval, lookoutLast)
 }
 
 // pinged: a probe asked whether the loop is alive.
