@@ -1,8 +1,16 @@
 package signals
 
 import (
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"syscall"
+)
+
+// Handlers belong to a process, so one Catcher does.
+var (
+	catching    atomic.Bool
+	errCatching = errors.New("cannot catch the signals of this process twice")
 )
 
 // Received is a signal that arrived.

@@ -4,7 +4,6 @@ package signals
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -75,10 +74,7 @@ type action struct {
 	mask     uint64
 }
 
-var (
-	handler  handlerState
-	catching atomic.Bool // a handler is per process, so there is one Catcher
-)
+var handler handlerState
 
 // handlerPC gives the address of the handler.
 func handlerPC() uintptr
@@ -117,7 +113,7 @@ func Catch(o Options) (*Catcher, error) {
 		return nil, err
 	}
 	if !catching.CompareAndSwap(false, true) {
-		return nil, errors.New("cannot catch signals twice in one process")
+		return nil, errCatching
 	}
 	c := &Catcher{
 		signals:  make(chan Received, 64),

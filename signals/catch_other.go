@@ -9,53 +9,62 @@ import (
 	"syscall"
 )
 
-// Catcher receives the signals of this process.
+// Catcher receives the signals of this process by os/signal.
 type Catcher struct {
 	signals  chan Received
 	children chan struct{}
-	raw      chan os.Signal
+	incoming chan os.Signal
 	done     chan struct{}
-	reader   sync.WaitGroup
+	routines sync.WaitGroup
 }
 
-// Catch begins to catch. Close ends it.
+// Catch begins to catch every signal that os/signal delivers, but those of
+// o.Default and those that this process inherited as ignored. Nothing is sent to
+// a target: every Received says so, and the caller sends. PIPE is not reported,
+// since os/signal does not tell that of an own broken connection from another's.
+// There can be one Catcher at a time.
 func Catch(o Options) (*Catcher, error) {
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	if !catching.CompareAndSwap(false, true) {
+		return nil, errCatching
+	}
 	c := &Catcher{
-		signals:  make(chan Received, 256),
+		signals:  make(chan Received, 64),
 		children: make(chan struct{}, 1),
-		raw:      make(chan os.Signal, 256),
+		incoming: make(chan os.Signal, 64),
 		done:     make(chan struct{}),
 	}
 	for _, s := range All() {
-		if (Forwardable(s) || s == syscall.SIGCHLD) && !o.Default.Has(s) && !signal.Ignored(s) {
-			signal.Notify(c.raw, s)
+		if s == syscall.SIGCHLD || Forwardable(s) && !o.Default.Has(s) && !signal.Ignored(s) {
+			signal.Notify(c.incoming, s)
 		}
 	}
-	c.reader.Go(c.read)
+	c.routines.Go(c.read)
 	return c, nil
 }
 
 func (c *Catcher) read() {
 	for {
+		var s os.Signal
 		select {
+		case s = <-c.incoming:
 		case <-c.done:
 			return
-		case s := <-c.raw:
-			switch s {
-			case syscall.SIGCHLD:
-				select {
-				case c.children <- struct{}{}:
-				default:
-				}
-			case syscall.SIGPIPE:
-				// Broken connections of this process raise it too, and os/signal
-				// does not say who sent it.
-			default:
-				select {
-				case c.signals <- Received{Signal: s.(syscall.Signal)}:
-				case <-c.done:
-					return
-				}
+		}
+		switch s {
+		case syscall.SIGCHLD:
+			select {
+			case c.children <- struct{}{}:
+			default: // a token that nobody has taken yet stands for this one too
+			}
+		case syscall.SIGPIPE:
+		default:
+			select {
+			case c.signals <- Received{Signal: s.(syscall.Signal)}:
+			case <-c.done:
+				return
 			}
 		}
 	}
@@ -64,10 +73,11 @@ func (c *Catcher) read() {
 // Signals gives what arrives.
 func (c *Catcher) Signals() <-chan Received { return c.signals }
 
-// Children gives one token after any number of SIGCHLD.
+// Children gives a token when children have died since the last token was taken,
+// however many: whoever takes one then reaps all there are.
 func (c *Catcher) Children() <-chan struct{} { return c.children }
 
-// SetTarget does nothing here: the caller sends on every signal.
+// SetTarget does nothing here, where the caller sends every signal.
 func (c *Catcher) SetTarget(pidfd int) error { return nil }
 
 // JustForwarded is always false here.
@@ -76,9 +86,10 @@ func (c *Catcher) JustForwarded(s syscall.Signal) bool { return false }
 // Lost is always 0 here: os/signal does not count what it drops.
 func (c *Catcher) Lost() uint64 { return 0 }
 
-// Close ends the catching.
+// Close gives the signals back to the Go runtime. It is for tests.
 func (c *Catcher) Close() {
-	signal.Stop(c.raw)
+	signal.Stop(c.incoming)
 	close(c.done)
-	c.reader.Wait()
+	c.routines.Wait()
+	catching.Store(false)
 }
