@@ -1,0 +1,144 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestQuantile(t *testing.T) {
+	s := series{4, 1, 3, 2}
+	for _, c := range []struct{ q, want float64 }{{0, 1}, {0.5, 2.5}, {0.75, 3.25}, {1, 4}} {
+		if got := s.quantile(c.q); got != c.want {
+			t.Errorf("quantile(%v) of %v = %v, want %v", c.q, s, got, c.want)
+		}
+	}
+	if got := (series{7}).median(); got != 7 {
+		t.Errorf("median of one sample = %v", got)
+	}
+}
+
+func TestVerdict(t *testing.T) {
+	cases := []struct {
+		name            string
+		goal            goal
+		base, reached   series
+		text, met, cell string
+	}{
+		{"at most a multiple, met", goal{number: 2.5, of: "tini"}, series{2}, series{5}, "≤ 2.5× tini", "yes", "5.00"},
+		{"at most a multiple, missed", goal{number: 2.5, of: "tini"}, series{2}, series{5.1}, "≤ 2.5× tini", "no", "5.10"},
+		{"at least a share, met", goal{number: 0.95, of: "raw", atLeast: true}, series{100}, series{95}, "≥ 0.95× raw", "yes", "95.0"},
+		{"at least a share, missed", goal{number: 0.95, of: "raw", atLeast: true}, series{100}, series{94}, "≥ 0.95× raw", "no", "94.0"},
+		{"a number", goal{number: 0}, nil, series{0.05}, "≤ 0", "no", "0.05"},
+		{"a missing base", goal{number: 1, of: "tini"}, nil, series{1}, "≤ tini", "-", "1.00"},
+		{"not measured", goal{number: 1, of: "tini"}, series{1}, nil, "≤ tini", "-", "-"},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			l := &lab{samples: map[string]map[string]series{"m": {"evermore": c.reached, c.goal.of: c.base}}}
+			r := row{metrics: []string{"m"}, goals: []goal{c.goal}}
+			if text, met := l.verdict(r); text != c.text || met != c.met {
+				t.Errorf("verdict = %q, %q; want %q, %q", text, met, c.text, c.met)
+			}
+			if got := l.cell(r, peer{name: "evermore", program: "x"}); got != c.cell {
+				t.Errorf("cell = %q, want %q", got, c.cell)
+			}
+		})
+	}
+}
+
+func TestVerdictNeedsEveryGoal(t *testing.T) {
+	r := row{metrics: []string{"a", "b"}, goals: []goal{{number: 10}, {number: 2}}}
+	l := &lab{samples: map[string]map[string]series{"a": {"evermore": {11}}, "b": {"evermore": {1}}}}
+	if text, met := l.verdict(r); met != "no" || text != "≤ 10 / ≤ 2" {
+		t.Errorf("verdict = %q, %q", text, met)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	chosen, err := choose("size,start")
+	if err != nil || len(chosen) != 2 || chosen[0].name != "start" || chosen[1].name != "size" {
+		t.Errorf("choose = %v, %v; want start and size, in the table's order", chosen, err)
+	}
+	if _, err := choose("speed"); err == nil || !strings.Contains(err.Error(), "start") {
+		t.Errorf("choosing what there is not: %v", err)
+	}
+}
+
+// The raw loop is a supervisor that is always there: with it the namespace, the
+// clock and the reports are seen to work.
+func TestSession(t *testing.T) {
+	if _, err := exec.LookPath("cc"); err != nil {
+		skip(t, "no C compiler: apt-get install gcc libc6-dev")
+	}
+	l, err := newLab("no-evermore", "no-modules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	raw := l.peers[0]
+
+	s, err := l.start(raw, raw.again, "child", "1")
+	if errors.Is(err, syscall.EPERM) {
+		skip(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.end()
+	first, err := s.next(began)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := s.next(ends)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := s.next(began)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.IsSorted([]int64{1, first.Since, first.At, last.At, again.At}) {
+		t.Errorf("the times are not in order: launched %d, began %d, ended %d, began %d", first.Since, first.At, last.At, again.At)
+	}
+
+	s, err = l.start(raw, raw.once, "child")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.end()
+	if _, err := s.next(began); err != nil {
+		t.Fatal(err)
+	}
+	pids, err := s.processes()
+	if err != nil || len(pids) != 1 || pids[0] != s.pid() {
+		t.Errorf("the supervisor's processes are %v, %v; want %d alone", pids, err, s.pid())
+	}
+	if n, err := s.switches(); err != nil || n == 0 {
+		t.Errorf("a supervisor that waited was switched %v times, %v", n, err)
+	}
+}
+
+// A session whose child never comes says so, with what the supervisor said.
+func TestSessionNamesTheReason(t *testing.T) {
+	s := &session{job: job{dir: t.TempDir()}}
+	if err := os.WriteFile(s.stderrPath(), []byte("first\nno such option\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.explain(os.ErrDeadlineExceeded); !strings.HasSuffix(err.Error(), "last on its stderr: no such option") {
+		t.Error(err)
+	}
+}
+
+// skip leaves a test out where it cannot run; in CI nothing may be missing.
+func skip(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("CI") == "true" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}

@@ -1,0 +1,181 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// A job is what a supervisor is asked to run.
+type job struct {
+	command []string // the child and its arguments
+	dir     string   // a folder of the supervisor's own
+	http    string   // where it serves HTTP, if it does
+	file    string   // where the child's stdout goes; empty: nowhere in particular
+}
+
+// A peer is one supervisor, a column of the table. A function that is nil says
+// that it cannot do that.
+type peer struct {
+	name    string
+	version string
+	program string // empty: missing
+	missing string // then: what to do about it
+
+	once    func(peer, job) ([]string, error) // keeps the job's command as its child
+	again   func(peer, job) ([]string, error) // starts it again at once after every end
+	collect func(peer, job) ([]string, error) // has its stdout written to the job's file
+
+	forwards bool // passes SIGUSR1 on to its child
+	reaps    bool // reaps processes that it did not start
+	native   bool // is one binary
+	slow     bool // starts in hundreds of milliseconds: fewer rounds do
+}
+
+// findPeers gives all columns, from left to right, whether they are there or not.
+func findPeers(programs, evermore, npm string) []peer {
+	dashes := func(p peer, j job) ([]string, error) {
+		return append([]string{p.program, "--"}, j.command...), nil
+	}
+	plain := func(p peer, j job) ([]string, error) {
+		return append([]string{p.program}, j.command...), nil
+	}
+	peers := []peer{
+		{
+			name: "raw", program: filepath.Join(programs, "raw"),
+			once: plain, again: plain, collect: plain,
+			forwards: true, reaps: true,
+		},
+		{name: "tini", once: dashes, forwards: true, reaps: true, native: true},
+		{name: "dumb-init", once: dashes, forwards: true, reaps: true, native: true},
+		{name: "catatonit", once: dashes, forwards: true, reaps: true, native: true},
+		{name: "forever", once: foreverOnce, again: foreverAgain, collect: foreverCollect, slow: true},
+		{name: "pm2-runtime", once: pm2, again: pm2, collect: pm2, slow: true},
+		{
+			name: "evermore",
+			once: evermoreOnce, again: evermoreAgain, collect: evermoreCollect,
+			forwards: true, reaps: true, native: true,
+		},
+	}
+	for i := range peers {
+		switch p := &peers[i]; p.name {
+		case "raw":
+		case "forever":
+			p.fromNPM(npm, "forever")
+		case "pm2-runtime":
+			p.fromNPM(npm, "pm2")
+		case "evermore":
+			p.program, p.missing = evermore, "make build"
+			p.askVersion()
+		default:
+			p.program, p.missing = p.name, "apt-get install "+p.name
+			p.askVersion()
+		}
+	}
+	return peers
+}
+
+// askVersion finds the program and has it tell its version; without one the peer
+// is missing.
+func (p *peer) askVersion() {
+	path, err := exec.LookPath(p.program)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		p.program = ""
+		return
+	}
+	p.program = path
+	// dumb-init tells it on stderr; "tini version 0.19.0" is the longest form.
+	told, err := exec.Command(path, "--version").CombinedOutput()
+	if err != nil {
+		return
+	}
+	for _, word := range strings.Fields(string(told)) {
+		word = strings.TrimPrefix(word, "v")
+		if word[0] >= '0' && word[0] <= '9' {
+			p.version = strings.TrimSuffix(word, "_catatonit")
+			return
+		}
+	}
+}
+
+// fromNPM finds a program that the npm package pkg brings.
+func (p *peer) fromNPM(modules, pkg string) {
+	p.missing = "npm install, see the Makefile; it needs node and npm"
+	text, err := os.ReadFile(filepath.Join(modules, pkg, "package.json"))
+	if err != nil {
+		return
+	}
+	var is struct{ Version string }
+	if err := json.Unmarshal(text, &is); err != nil {
+		return
+	}
+	path, err := filepath.Abs(filepath.Join(modules, ".bin", p.name))
+	if err != nil {
+		return
+	}
+	p.program, p.version = path, is.Version
+}
+
+// column is the peer's heading.
+func (p peer) column() string { return strings.TrimSpace(p.name + " " + p.version) }
+
+// forever takes the script as the last argument of the command that -c names.
+func forever(p peer, j job, options ...string) []string {
+	return append(append([]string{p.program}, options...), append([]string{"-c"}, j.command...)...)
+}
+
+func foreverOnce(p peer, j job) ([]string, error) { return forever(p, j), nil }
+
+// A run of more than a millisecond is not spinning, so it follows at once.
+func foreverAgain(p peer, j job) ([]string, error) {
+	return forever(p, j, "--minUptime", "1"), nil
+}
+
+func foreverCollect(p peer, j job) ([]string, error) {
+	return forever(p, j, "-s", "-o", j.file), nil
+}
+
+// pm2 writes an ecosystem file, the only way to give pm2-runtime a command whose
+// arguments are its own.
+func pm2(p peer, j job) ([]string, error) {
+	app := map[string]any{
+		"name":         "bench",
+		"script":       j.command[0],
+		"args":         j.command[1:],
+		"interpreter":  "none",
+		"max_restarts": 1_000_000,
+	}
+	if j.file != "" {
+		app["out_file"] = j.file
+	}
+	text, err := json.Marshal(map[string]any{"apps": []any{app}})
+	if err != nil {
+		return nil, err
+	}
+	config := filepath.Join(j.dir, "bench.json")
+	if err := os.WriteFile(config, text, 0o600); err != nil {
+		return nil, fmt.Errorf("cannot write pm2's configuration: %w", err)
+	}
+	return []string{p.program, "start", config}, nil
+}
+
+func evermore(p peer, j job, options ...string) []string {
+	options = append(options, "--http", j.http, "--")
+	return append(append([]string{p.program}, options...), j.command...)
+}
+
+func evermoreOnce(p peer, j job) ([]string, error) { return evermore(p, j), nil }
+
+func evermoreAgain(p peer, j job) ([]string, error) {
+	return evermore(p, j, "--restart", "always", "--min-uptime", "1", "--max-restarts", "0"), nil
+}
+
+func evermoreCollect(p peer, j job) ([]string, error) {
+	return evermore(p, j, "-s", "-o", j.file), nil
+}

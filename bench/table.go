@@ -1,0 +1,239 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// A measurement fills one row of the table or more.
+type measurement struct {
+	name string
+	run  func(*lab)
+	rows []row
+	// beside are metrics that only the list of samples shows.
+	beside []string
+}
+
+// A row has one metric in each cell, or several parted by slashes.
+type row struct {
+	title   string
+	metrics []string
+	goals   []goal // one for each metric
+}
+
+// A goal is what evermore's median is to reach: at most (or at least) a number,
+// or that many times the median of a peer.
+type goal struct {
+	number  float64
+	of      string // empty: the number itself
+	atLeast bool
+}
+
+var measurements = []measurement{
+	{name: "start", run: measureStart, rows: []row{
+		{"exec of the supervisor to the child's first instruction, ms", []string{"start"}, []goal{{number: 2.5, of: "tini"}}},
+	}},
+	{name: "idle", run: measureIdle, rows: []row{
+		{"idle RSS / anonymous memory, MiB, HTTP on", []string{"idle RSS", "idle anonymous"}, []goal{{number: 10}, {number: 2.5}}},
+		{"the same 1 s after 60 scrapes", []string{"scraped RSS", "scraped anonymous"}, []goal{{number: 12}, {number: 3.5}}},
+		{"wake-ups per second, idle", []string{"wake-ups"}, []goal{{number: 0}}},
+	}},
+	{name: "restart", run: measureRestart, rows: []row{
+		{"child's death to the next child's first instruction, ms", []string{"restart"}, []goal{{number: 1.5, of: "raw"}}},
+	}},
+	{name: "signal", run: measureSignal, rows: []row{
+		{"signal to the child's handler, µs, p50", []string{"signal"}, []goal{{number: 1.7, of: "tini"}}},
+	}},
+	{name: "orphan", run: measureOrphans, beside: []string{"orphan CPU"}, rows: []row{
+		{"orphan reaped, µs each, of 20,000", []string{"orphan"}, []goal{{number: 1, of: "tini"}}},
+	}},
+	{name: "output", run: measureOutput, rows: []row{
+		{"child's output into one file, MB/s", []string{"output"}, []goal{{number: 0.95, of: "raw", atLeast: true}}},
+	}},
+	{name: "size", run: measureSize, rows: []row{
+		{"stripped binary, MB", []string{"size"}, []goal{{number: 11}}},
+	}},
+}
+
+func names() string {
+	var all []string
+	for _, m := range measurements {
+		all = append(all, m.name)
+	}
+	return strings.Join(all, ",")
+}
+
+// choose gives the measurements that a list of names asks for, in the table's
+// order; an empty list asks for all.
+func choose(list string) ([]measurement, error) {
+	if list == "" {
+		return measurements, nil
+	}
+	wanted := make(map[string]bool)
+	for _, name := range strings.Split(list, ",") {
+		wanted[name] = true
+	}
+	var chosen []measurement
+	for _, m := range measurements {
+		if wanted[m.name] {
+			chosen = append(chosen, m)
+			delete(wanted, m.name)
+		}
+	}
+	for name := range wanted {
+		return nil, fmt.Errorf("unknown measurement %q: use %s", name, names())
+	}
+	return chosen, nil
+}
+
+// write gives the whole result in Markdown.
+func (l *lab) write(w io.Writer, done []measurement) {
+	fmt.Fprintf(w, "%s\n\n", machine())
+	fmt.Fprint(w, "| |")
+	for _, p := range l.peers {
+		fmt.Fprintf(w, " %s |", p.column())
+	}
+	fmt.Fprintf(w, " goal | met |\n|---|%s---|---|\n", strings.Repeat("---|", len(l.peers)))
+	for _, m := range done {
+		for _, r := range m.rows {
+			fmt.Fprintf(w, "| %s |", r.title)
+			for _, p := range l.peers {
+				fmt.Fprintf(w, " %s |", l.cell(r, p))
+			}
+			text, met := l.verdict(r)
+			fmt.Fprintf(w, " %s | %s |\n", text, met)
+		}
+	}
+	var notes []string
+	for _, p := range l.peers {
+		if p.program == "" {
+			notes = append(notes, fmt.Sprintf("%s is missing: %s", p.name, p.missing))
+		}
+	}
+	for _, f := range l.failures {
+		notes = append(notes, "failed: "+f)
+	}
+	if len(notes) > 0 {
+		fmt.Fprintf(w, "\n- %s\n", strings.Join(notes, "\n- "))
+	}
+
+	fmt.Fprint(w, "\nThe samples, in the units above:\n\n| | | samples | least | p25 | p50 | p75 | most |\n|---|---|---|---|---|---|---|---|\n")
+	for _, m := range done {
+		metrics := m.beside
+		for i := len(m.rows) - 1; i >= 0; i-- {
+			metrics = append(m.rows[i].metrics[:len(m.rows[i].metrics):len(m.rows[i].metrics)], metrics...)
+		}
+		for _, metric := range metrics {
+			for _, p := range l.peers {
+				s := l.samples[metric][p.name]
+				if len(s) == 0 {
+					continue
+				}
+				fmt.Fprintf(w, "| %s | %s | %d |", metric, p.name, len(s))
+				for _, q := range []float64{0, 0.25, 0.5, 0.75, 1} {
+					fmt.Fprintf(w, " %s |", number(s.quantile(q)))
+				}
+				fmt.Fprintln(w)
+			}
+		}
+	}
+}
+
+// cell is what a peer reached in a row: "-" when it cannot do that.
+func (l *lab) cell(r row, p peer) string {
+	var parts []string
+	for _, metric := range r.metrics {
+		if s := l.samples[metric][p.name]; len(s) > 0 {
+			parts = append(parts, number(s.median()))
+		}
+	}
+	switch {
+	case len(parts) == len(r.metrics):
+		return strings.Join(parts, " / ")
+	case p.program == "":
+		return "missing"
+	}
+	return "-"
+}
+
+// verdict is the goal of a row in words, and whether evermore met it: "-" when
+// what it takes to say so was not measured.
+func (l *lab) verdict(r row) (text, met string) {
+	var texts []string
+	met = "yes"
+	for i, g := range r.goals {
+		texts = append(texts, g.String())
+		reached := l.samples[r.metrics[i]]["evermore"]
+		limit := g.number
+		if g.of != "" {
+			base := l.samples[r.metrics[i]][g.of]
+			if len(base) == 0 {
+				return g.String(), "-"
+			}
+			limit *= base.median()
+		}
+		switch {
+		case len(reached) == 0:
+			met = "-"
+		case met == "yes" && g.atLeast && reached.median() < limit,
+			met == "yes" && !g.atLeast && reached.median() > limit:
+			met = "no"
+		}
+	}
+	return strings.Join(texts, " / "), met
+}
+
+func (g goal) String() string {
+	sign := "≤"
+	if g.atLeast {
+		sign = "≥"
+	}
+	switch {
+	case g.of == "":
+		return fmt.Sprintf("%s %v", sign, g.number)
+	case g.number == 1:
+		return fmt.Sprintf("%s %s", sign, g.of)
+	}
+	return fmt.Sprintf("%s %v× %s", sign, g.number, g.of)
+}
+
+// number writes three digits or so: more than the figures are worth.
+func number(v float64) string {
+	switch {
+	case v == 0:
+		return "0"
+	case v >= 100:
+		return fmt.Sprintf("%.0f", v)
+	case v >= 10:
+		return fmt.Sprintf("%.1f", v)
+	}
+	return fmt.Sprintf("%.2f", v)
+}
+
+// machine is one line on what the figures were measured on.
+func machine() string {
+	model := "an unknown CPU"
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	for line := range strings.Lines(string(text)) {
+		if name, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(name) == "model name" {
+			model = strings.TrimSpace(value)
+			break
+		}
+	}
+	kernel := "an unknown kernel"
+	var is unix.Utsname
+	if unix.Uname(&is) == nil {
+		kernel, _, _ = strings.Cut(unix.ByteSliceToString(is.Release[:]), "-")
+	}
+	node := "no node"
+	if told, err := exec.Command("node", "--version").Output(); err == nil {
+		node = "node " + strings.TrimSpace(string(told))
+	}
+	return fmt.Sprintf("Measured on 2 of %d CPUs (%s), Linux %s, %s, %s.", runtime.NumCPU(), model, kernel, node, runtime.Version())
+}

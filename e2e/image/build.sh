@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# build.sh node|go: makes a base image for the Dockerfile from this machine's own
+# files, so that images can be built and tested where no registry is in reach.
+#
+#   node  localhost/evermore-e2e-node: node, sh and a few tools, with the users
+#         root, node (1000) and nobody
+#   go    localhost/evermore-e2e-go: Go's toolchain and sh; modules come from a
+#         module cache that the build mounts at /go/pkg/mod
+set -euo pipefail
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+# mktemp makes it 0700, and it becomes the image's /.
+chmod 755 "$root"
+
+# Copies programs with all the libraries they are linked to.
+add() {
+	local program file
+	for program in "$@"; do
+		file=$(readlink -f "$(type -P "$program")")
+		install -D "$file" "$root/usr/bin/$program"
+		# ldd fails on a static program, which needs nothing.
+		{ ldd "$file" 2>/dev/null || true; } | grep -o '/[^ ]*' | while read -r library; do
+			install -D "$(readlink -f "$library")" "$root$library"
+		done
+	done
+}
+
+skeleton() {
+	mkdir -p "$root"/{app,dev,etc,proc,sys,run,usr/bin} "$root/home/node"
+	install -d -m 1777 "$root/tmp"
+	ln -s usr/bin "$root/bin"
+	cat >"$root/etc/passwd" <<-'END'
+		root:x:0:0:root:/root:/bin/sh
+		node:x:1000:1000::/home/node:/bin/sh
+		nobody:x:65534:65534:nobody:/nonexistent:/bin/false
+	END
+	cat >"$root/etc/group" <<-'END'
+		root:x:0:
+		node:x:1000:
+		nogroup:x:65534:
+	END
+	chown 1000:1000 "$root/home/node"
+}
+
+# Takes the place of the image made before, if there is one.
+import() {
+	local image=localhost/evermore-e2e-$1 before
+	before=$(podman image inspect --format '{{.Id}}' "$image" 2>/dev/null || true)
+	tar -C "$root" -c . | podman import --quiet "${@:2}" - "$image" >/dev/null
+	if [[ -n $before ]]; then
+		podman rmi "$before" >/dev/null 2>&1 || true
+	fi
+}
+
+case ${1:-} in
+node)
+	skeleton
+	add node sh cat id kill ls sleep
+	import node --change 'ENV PATH=/usr/bin:/bin'
+	;;
+go)
+	skeleton
+	add sh
+	goroot=$(go env GOROOT)
+	mkdir -p "$root/usr/local/go"
+	tar -C "$goroot" -c --exclude ./test --exclude ./api --exclude ./src/cmd --exclude testdata . | tar -C "$root/usr/local/go" -x
+	import go --change 'ENV PATH=/usr/local/go/bin:/usr/bin:/bin' --change 'ENV GOPATH=/go' \
+		--change 'ENV GOPROXY=off' --change 'ENV GOTOOLCHAIN=local'
+	;;
+*)
+	echo 'usage: build.sh node|go' >&2
+	exit 2
+	;;
+esac
