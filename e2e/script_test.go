@@ -29,7 +29,12 @@ import (
 //	exits CODE COMMAND...      run the command at the place; it ends with the code;
 //	                           its output is also in exits.out and exits.err
 //	start NAME COMMAND...      start it in the background; its output goes to
-//	                           NAME.out and NAME.err, $NAME is its pid as it sees it
+//	                           NAME.out and NAME.err, $NAME is its pid as it sees
+//	                           it, $NAME_host as the test does
+//	refuses CODE REGEXP COMMAND...  it ends with the code before it starts
+//	                           anything, and says why in a line that matches; in
+//	                           a COMMAND that ends in "-- spawned", that is a
+//	                           program that leaves a file spawned
 //	ends NAME CODE             wait for its end; it ends with the code
 //	running NAME               it has not ended
 //	signal SIGNAL NAME         send it a signal from outside
@@ -76,6 +81,7 @@ func TestScripts(t *testing.T) {
 
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"exits":   cmdExits,
+	"refuses": cmdRefuses,
 	"start":   cmdStart,
 	"ends":    cmdEnds,
 	"running": cmdRunning,
@@ -225,6 +231,31 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	finish(ts, c, args[0])
 }
 
+// refusal is what evermore says before anything runs: an error, and perhaps what
+// to do about it.
+var refusal = regexp.MustCompile(`^error:   (.+)\n(help:    .+\n)?$`)
+
+func cmdRefuses(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) >= 3, "refuses CODE REGEXP COMMAND...")
+	re, err := regexp.Compile("^(?:" + args[1] + ")$")
+	ts.Check(err)
+	l := labOf(ts)
+	c := l.run(ts, "exits", args[2:])
+	defer c.kill()
+	finish(ts, c, args[0])
+	said, _ := os.ReadFile(c.stderr)
+	m := refusal.FindSubmatch(said)
+	if m == nil || !re.Match(m[1]) {
+		ts.Fatalf("it does not say so")
+	}
+	if stdout, _ := os.ReadFile(c.stdout); len(stdout) > 0 {
+		ts.Fatalf("it says something on stdout")
+	}
+	if _, err := os.Stat(filepath.Join(l.dir, "spawned")); err == nil {
+		ts.Fatalf("it started something")
+	}
+}
+
 func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) >= 2, "start NAME COMMAND...")
 	l, name := labOf(ts), args[0]
@@ -234,6 +265,7 @@ func cmdStart(ts *testscript.TestScript, neg bool, args []string) {
 	c := l.run(ts, name, args[1:])
 	l.processes[name] = c
 	ts.Setenv(name, strconv.Itoa(c.inside()))
+	ts.Setenv(name+"_host", strconv.Itoa(c.pid()))
 }
 
 func cmdEnds(ts *testscript.TestScript, neg bool, args []string) {
