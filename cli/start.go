@@ -1,0 +1,280 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"evermore/control"
+	pid1 "evermore/init"
+	"evermore/reaper"
+)
+
+// options looks at the world for what the settings name - files, folders, users,
+// the terminal - and gives the options of the app. Its Command lacks Files. Each
+// error is a line for the user, before anything has been started.
+func (s *settings) options() (pid1.Options, error) {
+	o := s.app
+	dir, err := s.dir()
+	if err != nil {
+		return o, err
+	}
+	who, err := s.identity()
+	if err != nil {
+		return o, err
+	}
+	env := s.childEnv(os.Environ(), who)
+	argv, err := s.commandLine(env)
+	if err != nil {
+		return o, err
+	}
+	if err := s.placeFiles(); err != nil {
+		return o, err
+	}
+	if s.logFormat == "" {
+		s.logFormat = "console"
+		if s.form == container && !isTerminal(2) {
+			s.logFormat = "json"
+		}
+	}
+	if !s.isGiven("stop-signal") && hasTerminal() {
+		o.StopSignals = o.StopSignals.With(unix.SIGHUP)
+	}
+	o.Terminal = isForeground(0)
+	o.Command = reaper.Command{
+		Argv:          argv,
+		Env:           env,
+		Dir:           dir,
+		User:          who.credential,
+		NoNewPrivs:    s.noNewPrivs,
+		OwnGroup:      !o.Terminal,
+		EndGroup:      o.KillTree,
+		DieWithParent: true,
+	}
+	return o, o.Validate()
+}
+
+// dir is the working directory: --working-dir, else --source-dir, else the
+// caller's, never the root as forever's for an absolute SCRIPT.
+func (s *settings) dir() (string, error) {
+	name, dir := "working-dir", s.workingDir
+	if dir == "" {
+		name, dir = "source-dir", s.sourceDir
+	}
+	if dir == "" {
+		return "", nil
+	}
+	info, err := os.Stat(dir)
+	if err == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
+	}
+	if err == nil {
+		err = unix.Faccessat(unix.AT_FDCWD, dir, unix.X_OK, unix.AT_EACCESS)
+	}
+	if err != nil {
+		return "", s.about(name, fmt.Errorf("cannot enter %s: %w", dir, reason(err)))
+	}
+	// The way there is the same as long as evermore itself stays where it is.
+	return dir, nil
+}
+
+// commandLine is what is executed.
+func (s *settings) commandLine(env []string) ([]string, error) {
+	if s.form == container {
+		return s.argv, nil
+	}
+	path, err := s.script()
+	if err != nil {
+		return nil, err
+	}
+	command := s.command
+	if len(command) == 0 {
+		node, err := findNode(env)
+		if err != nil {
+			return nil, err
+		}
+		command = []string{node}
+	}
+	return slices.Concat(command, []string{path}, s.argv[1:]), nil
+}
+
+// script finds the SCRIPT. An absolute one stays as it is, a relative one is in
+// --source-dir, else in the caller's working directory; the path is absolute,
+// since the command may run elsewhere.
+func (s *settings) script() (string, error) {
+	path := s.argv[0]
+	if !filepath.IsAbs(path) {
+		// Without a working directory (it was deleted) the path stays relative.
+		if abs, err := filepath.Abs(filepath.Join(s.sourceDir, path)); err == nil {
+			path = abs
+		}
+	}
+	switch _, err := os.Stat(path); {
+	case err == nil:
+		return path, nil
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return "", s.cannotStart(s.hint(), "script %s does not exist.", path)
+	default:
+		return "", s.cannotStart("", "cannot find script %s: %w", path, reason(err))
+	}
+}
+
+// hint is a word to who has forgotten the dashes, or has written a command of
+// evermore behind an option.
+func (s *settings) hint() string {
+	word := s.argv[0]
+	if slices.Contains(commands, word) {
+		return fmt.Sprintf("%s comes first when it is a command: %s %s", word, s.program, word)
+	}
+	if _, err := lookPath(word, os.Getenv("PATH")); err == nil {
+		return fmt.Sprintf("to run a command: %s -- %s", s.program, strings.Join(s.argv, " "))
+	}
+	return ""
+}
+
+// cannotStart is forever's answer, two lines with exit code 255.
+func (s *settings) cannotStart(hint, format string, args ...any) error {
+	//lint:ignore ST1005 these are forever's words
+	return &failure{codeCannotStart, fmt.Errorf("Cannot start %s\n%w", s.program, fmt.Errorf(format, args...)), hint}
+}
+
+// distrolessNode is where Google's distroless images have node: not in the PATH.
+const distrolessNode = "/nodejs/bin/node"
+
+func findNode(env []string) (string, error) {
+	path := ""
+	for _, v := range env {
+		if after, ok := strings.CutPrefix(v, "PATH="); ok {
+			path = after
+		}
+	}
+	if node, err := lookPath("node", path); err == nil {
+		return node, nil
+	}
+	if executable(distrolessNode) {
+		return distrolessNode, nil
+	}
+	return "", &failure{codeNotFound, fmt.Errorf("cannot find node in the PATH (%s)", path), "-c COMMAND runs the script with another"}
+}
+
+// lookPath finds an executable file in the folders of a PATH, as an absolute
+// path.
+func lookPath(name, path string) (string, error) {
+	if !strings.Contains(name, "/") {
+		for _, dir := range filepath.SplitList(path) {
+			// An empty folder is the working directory, as a shell has it.
+			if file, err := filepath.Abs(filepath.Join(dir, name)); err == nil && executable(file) {
+				return file, nil
+			}
+		}
+	}
+	return "", fs.ErrNotExist
+}
+
+func executable(file string) bool {
+	info, err := os.Stat(file)
+	return err == nil && info.Mode().IsRegular() && info.Mode().Perm()&0o111 != 0
+}
+
+// placeFiles makes the paths of the files absolute. What forever keeps in its
+// own folder, evermore keeps in its: a relative -l and --pid-file. Behind the
+// dashes there is no such folder, and they are relative to where evermore is.
+func (s *settings) placeFiles() error {
+	for _, f := range []struct {
+		name string
+		path *string
+		in   string // the part of evermore's folder
+	}{{"log-file", &s.logFile, "."}, {"pid-file", &s.pidFile, "pids"}} {
+		if *f.path == "" || filepath.IsAbs(*f.path) || s.form == container {
+			continue
+		}
+		root, err := control.Root()
+		if err != nil {
+			return s.about(f.name, err)
+		}
+		folder := filepath.Join(root, f.in)
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return s.about(f.name, err)
+		}
+		*f.path = filepath.Join(folder, *f.path)
+	}
+	for _, path := range []*string{&s.logFile, &s.outFile, &s.errFile, &s.pidFile} {
+		if *path != "" {
+			abs, err := filepath.Abs(*path)
+			if err != nil {
+				return fmt.Errorf("cannot place %s: %w", *path, err)
+			}
+			*path = abs
+		}
+	}
+	if s.logFile != "" && !s.appendLogs {
+		// /dev/stdout and the like are always there.
+		if info, err := os.Stat(s.logFile); err == nil && info.Mode().IsRegular() {
+			return s.cannotStart("", "log file %s exists. Use the -a or --append option to append log.", s.logFile)
+		}
+	}
+	return nil
+}
+
+// childEnv is evermore's environment without what is meant for evermore itself:
+// the variables of its options, and the sockets and duties that a service
+// manager gave to it, see sd_notify(3), sd_watchdog_enabled(3) and
+// sd_listen_fds(3).
+func (s *settings) childEnv(environ []string, who identity) []string {
+	own := map[string]bool{
+		"NOTIFY_SOCKET": true, "WATCHDOG_USEC": true, "WATCHDOG_PID": true,
+		"LISTEN_PID": true, "LISTEN_FDS": true, "LISTEN_FDNAMES": true,
+	}
+	for i := range table {
+		if name := table[i].env(); name != "" {
+			own[name] = true
+		}
+	}
+	if who.name != "" {
+		own["HOME"], own["USER"], own["LOGNAME"] = true, true, true
+	}
+	env := make([]string, 0, len(environ)+3)
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		if !own[name] {
+			env = append(env, v)
+		}
+	}
+	if who.name != "" {
+		env = append(env, "HOME="+who.home, "USER="+who.name, "LOGNAME="+who.name)
+	}
+	return env
+}
+
+// hasTerminal tells whether evermore has a controlling terminal: one that may
+// hang up.
+func hasTerminal() bool {
+	fd, err := unix.Open("/dev/tty", unix.O_RDONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	unix.Close(fd)
+	return true
+}
+
+// isForeground tells whether a descriptor is a terminal whose foreground process
+// group is evermore's own.
+func isForeground(fd int) bool {
+	group, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// reason is the cause at the bottom of an error, whose path was already told.
+func reason(err error) error {
+	if e := new(fs.PathError); errors.As(err, &e) {
+		return e.Err
+	}
+	return err
+}

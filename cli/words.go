@@ -1,0 +1,94 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// programName is what evermore calls itself: "forever" through a link of that
+// name, whose users and scripts know forever's words, else "evermore".
+func programName(argv []string) string {
+	if len(argv) > 0 && filepath.Base(argv[0]) == "forever" {
+		return "forever"
+	}
+	return "evermore"
+}
+
+// warnings are forever's two about a script that spins: only its own door has
+// these defaults, and who has chosen a value knows.
+func (s *settings) warnings() []string {
+	if s.form == container {
+		return nil
+	}
+	var list []string
+	ms := s.app.Policy.MinUptime.Milliseconds()
+	if !s.isGiven("min-uptime") {
+		list = append(list, fmt.Sprintf("--minUptime not set. Defaulting to: %dms", ms))
+	}
+	if !s.isGiven("spin-sleep-time") {
+		list = append(list, fmt.Sprintf("--spinSleepTime not set. Your script will exit if it does not stay up for at least %dms", ms))
+	}
+	return list
+}
+
+// level is the kind of a line, as forever heads it; what the supervisor itself
+// tells later is package logs'.
+type level string
+
+const (
+	levelError level = "error"
+	levelWarn  level = "warn"
+	levelHelp  level = "help"
+)
+
+// colour is forever's for the level, as an ANSI code.
+func (l level) colour() string {
+	switch l {
+	case levelError:
+		return "31"
+	case levelWarn:
+		return "33"
+	}
+	return "36"
+}
+
+// line is one line of evermore's own: its text begins in column 10.
+func line(l level, text string, coloured bool) string {
+	padding := strings.Repeat(" ", max(8-len(l), 1))
+	if coloured {
+		return "\x1b[" + l.colour() + "m" + string(l) + "\x1b[39m:" + padding + text + "\n"
+	}
+	return string(l) + ":" + padding + text + "\n"
+}
+
+// say writes a line to stderr for each line of the text. A stderr that can't be
+// written has nobody to tell.
+func (s *settings) say(l level, text string) {
+	coloured := s.coloured(2)
+	var b strings.Builder
+	for one := range strings.SplitSeq(text, "\n") {
+		b.WriteString(line(l, one, coloured))
+	}
+	os.Stderr.WriteString(b.String())
+}
+
+// coloured tells whether what is written to a descriptor is to be coloured: as
+// --colors or --no-colors says, else on a terminal, unless NO_COLOR is set
+// (https://no-color.org).
+//
+// It takes a number, since os.File.Fd would make a shared descriptor blocking.
+func (s *settings) coloured(fd int) bool {
+	if s.isGiven("colors") {
+		return s.colors
+	}
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && isTerminal(fd)
+}
+
+func isTerminal(fd int) bool {
+	_, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	return err == nil
+}
