@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
@@ -109,6 +110,29 @@ func TestBare(t *testing.T) {
 	}
 	if out, _, code := execute(t, nil, forever, "--version", "x.js"); !strings.HasPrefix(out, "v") || code != 0 {
 		t.Errorf("forever --version: code %d, %q", code, out)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	defer func() { version, revision = "", "" }()
+	for _, test := range []struct{ version, revision, program, want string }{
+		{"v1.2.3", "abc", "evermore", "evermore 1.2.3 (revision abc)\n"},
+		{"1.2.3", "abc", "evermore", "evermore 1.2.3 (revision abc)\n"},
+		{"1.2.3", "abc", "forever", "v1.2.3\n"},
+		{"v1.2.3", "", "forever", "v1.2.3\n"},
+	} {
+		version, revision = test.version, test.revision
+		if got := newSettings(test.program).versionText(); got != test.want {
+			t.Errorf("%+v: got %q", test, got)
+		}
+	}
+	version, revision = "", ""
+	if v, rev := build(); v == "" || rev == "" || strings.Contains(v, "(") {
+		t.Errorf("what Go has recorded: %q, %q", v, rev)
+	}
+	info := &debug.BuildInfo{Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.modified", Value: "true"}}}
+	if got := vcsRevision(info); got != "abc+dirty" {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -1,6 +1,9 @@
 package cli
 
-import "runtime/debug"
+import (
+	"runtime/debug"
+	"strings"
+)
 
 // These are set by the linker: -X evermore/cli.version=1.2.3. What it leaves
 // empty is what Go has recorded of the build.
@@ -12,7 +15,7 @@ func build() (v, rev string) {
 	v, rev = version, revision
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v == "" {
-			v = info.Main.Version
+			v = strings.Trim(info.Main.Version, "()") // "(devel)"
 		}
 		if rev == "" {
 			rev = vcsRevision(info)
@@ -45,6 +48,9 @@ func (s *settings) versionText() string {
 	v, rev := build()
 	if s.program == "forever" {
 		return "v" + trimV(v) + "\n"
+	}
+	if rev == "unknown" {
+		return s.program + " " + trimV(v) + "\n"
 	}
 	return s.program + " " + trimV(v) + " (revision " + rev + ")\n"
 }
