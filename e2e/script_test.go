@@ -45,13 +45,15 @@ import (
 //	count FILE REGEXP N        FILE has N matches
 //	metric NAME VALUE          wait until the metric at $ADDR has the value
 //	http STATUS PATH [REGEXP]  wait until $ADDR answers like that
+//	cgroup NAME                make a control group with the controller of pids;
+//	                           $NAME is its folder
 //	needs TOOL...              skip without these tools; fail where CI=true
 //	lacks REASON...            skip for the reason; fail where CI=true
 //
 // Conditions: plain, pid1 (it is PID 1), root (it is the machine's root), userns.
 //
-// In the environment, beside testscript's own: ADDR and PORT are free for
-// --http; EVERMORE_HTTP is off and EVERMORE_LOG_FORMAT console, so that scripts
+// In the environment, beside testscript's own: BIN is the folder of the
+// binaries; ADDR and PORT are free for --http; EVERMORE_HTTP is off and EVERMORE_LOG_FORMAT console, so that scripts
 // run beside each other and read well. The env of testscript is for the script
 // alone: a command gets its variables by env(1).
 func TestScripts(t *testing.T) {
@@ -93,6 +95,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"count":   cmdCount,
 	"metric":  cmdMetric,
 	"http":    cmdHTTP,
+	"cgroup":  cmdCgroup,
 	"needs":   cmdNeeds,
 	"lacks":   cmdLacks,
 }
@@ -117,6 +120,7 @@ type lab struct {
 	dir       string
 	env       []string
 	processes map[string]*process
+	cgroups   []string
 	t         testscript.T
 }
 
@@ -137,7 +141,7 @@ func setUp(e *testscript.Env, p place) error {
 		return err
 	}
 	for name, value := range map[string]string{
-		"PORT": strconv.Itoa(port), "ADDR": "127.0.0.1:" + strconv.Itoa(port),
+		"BIN": binaries, "PORT": strconv.Itoa(port), "ADDR": "127.0.0.1:" + strconv.Itoa(port),
 		"HOME": home, "EVERMORE_ROOT": filepath.Join(e.WorkDir, ".evermore"),
 		"EVERMORE_HTTP": "off", "EVERMORE_LOG_FORMAT": "console",
 	} {
@@ -183,9 +187,17 @@ func (l *lab) close() {
 			}
 		}
 		if !found {
-			return
+			break
 		}
 		time.Sleep(time.Millisecond)
+	}
+	for _, dir := range l.cgroups {
+		for range 100 {
+			if os.Remove(dir) == nil {
+				break
+			}
+			time.Sleep(10 * time.Millisecond) // for those that are being reaped
+		}
 	}
 }
 
@@ -414,6 +426,59 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 	}) {
 		ts.Fatalf("waited in vain: it answers %d\n%s", status, body)
 	}
+}
+
+func cmdCgroup(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, neg, len(args) == 1, "cgroup NAME")
+	l := labOf(ts)
+	dir, err := newCgroup()
+	if err != nil {
+		cmdLacks(ts, false, []string{err.Error()})
+	}
+	l.cgroups = append(l.cgroups, dir)
+	ts.Setenv(args[0], dir)
+}
+
+// newCgroup makes a control group below that of the test, in which pids can be
+// limited, in either version of control groups.
+func newCgroup() (dir string, err error) {
+	groups, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return "", err
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		return "", err
+	}
+	err = errors.New("there is no cgroup file system")
+	for mount := range strings.Lines(string(mounts)) {
+		f := strings.Fields(mount) // see proc_pid_mounts(5)
+		controllers := ""
+		switch {
+		case f[2] == "cgroup" && slices.Contains(strings.Split(f[3], ","), "pids"):
+			controllers = "pids"
+		case f[2] != "cgroup2":
+			continue
+		}
+		for group := range strings.Lines(string(groups)) {
+			g := strings.SplitN(strings.TrimSpace(group), ":", 3) // see cgroups(7)
+			if g[1] != controllers {
+				continue
+			}
+			above := filepath.Join(f[1], g[2])
+			if controllers == "" {
+				_ = os.WriteFile(filepath.Join(above, "cgroup.subtree_control"), []byte("+pids"), 0)
+			}
+			if dir, err = os.MkdirTemp(above, "evermore-e2e-"); err != nil {
+				continue
+			}
+			if _, err = os.Stat(filepath.Join(dir, "pids.max")); err == nil {
+				return dir, nil
+			}
+			_ = os.Remove(dir)
+		}
+	}
+	return "", fmt.Errorf("cannot make a control group that limits pids: %w", err)
 }
 
 func cmdNeeds(ts *testscript.TestScript, neg bool, args []string) {
