@@ -106,8 +106,8 @@ type Catcher struct {
 //   - A fault signal that a process sent ("kill -SEGV 1") is reported and no
 //     more, where the Go runtime would end the process. Real faults are the
 //     runtime's as ever.
-//   - The CPU profiler gets no SIGPROF. With GOTRACEBACK=crash only the thread
-//     that crashed is printed, since the runtime asks the others by SIGQUIT.
+//   - The CPU profiler gets no SIGPROF, and with GOTRACEBACK=crash the runtime
+//     cannot ask threads for their stacks, which it does by SIGQUIT.
 func Catch(o Options) (*Catcher, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
@@ -303,8 +303,9 @@ func (c *Catcher) readChildEvents() {
 	}
 }
 
-// Signals gives what arrives, in the order of arrival. A slow receiver loses
-// nothing until the pipe behind it is full: see Lost.
+// Signals gives what arrives. Two that arrive at once can be handled by two
+// threads, and so change places. A slow receiver loses nothing until the pipe
+// behind it is full: see Lost.
 func (c *Catcher) Signals() <-chan Received { return c.signals }
 
 // Children gives a token when children have died since the last token was taken,

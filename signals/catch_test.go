@@ -45,7 +45,7 @@ func next[T any](t *testing.T, from <-chan T, what string) T {
 	select {
 	case v := <-from:
 		return v
-	case <-time.After(time.Minute):
+	case <-time.After(5 * time.Minute):
 		t.Fatalf("%s: nothing came", what)
 		panic("not reached")
 	}
@@ -78,6 +78,26 @@ func TestCatchRefuses(t *testing.T) {
 		o.Direct[tt.from] = tt.to
 		if _, err := Catch(o); err == nil || err.Error() != tt.want {
 			t.Errorf("Catch with %d forwarded as %d: %v, want %s", tt.from, tt.to, err, tt.want)
+		}
+	}
+}
+
+func TestForwarding(t *testing.T) {
+	rewrite := map[syscall.Signal]syscall.Signal{unix.SIGHUP: unix.SIGUSR2, unix.SIGUSR1: 0, unix.SIGTERM: unix.SIGINT}
+	o := Forwarding(Stop, rewrite)
+	if err := o.validate(); err != nil {
+		t.Error(err)
+	}
+	for _, s := range All() {
+		want := uint8(s)
+		switch {
+		case s == unix.SIGHUP:
+			want = uint8(unix.SIGUSR2)
+		case s == unix.SIGUSR1, s == unix.SIGTERM, s == unix.SIGINT, s == unix.SIGQUIT, !Forwardable(s):
+			want = 0
+		}
+		if o.Direct[s] != want {
+			t.Errorf("%s is sent as %d, want %d", Name(s), o.Direct[s], want)
 		}
 	}
 }
