@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"evermore/reaper"
 	"evermore/signals"
 )
@@ -23,7 +25,7 @@ func (a *App) signalled(r signals.Received) {
 		to = s
 	}
 	e := Event{Kind: Signalled, Signal: s, SenderPID: r.PID, SenderUID: r.UID}
-	shared := a.opts.Terminal && r.FromKernel() // the terminal sent it to the app, too
+	shared := a.opts.Terminal && r.FromKernel() && !(s == syscall.SIGHUP && leadsSession()) // the terminal sent it to the app, too
 	switch {
 	case !signals.Forwardable(s), rewritten && to == 0:
 	case a.opts.StopSignals.Has(s):
@@ -56,6 +58,15 @@ func (a *App) signalled(r signals.Received) {
 		}
 	}
 	a.emit(e)
+}
+
+// leadsSession tells whether evermore leads its session, as PID 1 of "docker run
+// -it" does. A terminal that hangs up tells that to the leader alone (the
+// kernel's tty_signal_session_leader); its other signals go to the whole
+// foreground group.
+func leadsSession() bool {
+	sid, err := unix.Getsid(0)
+	return err == nil && sid == os.Getpid()
 }
 
 // stopping says that the run has been told to end.
