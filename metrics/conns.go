@@ -22,8 +22,8 @@ type listener struct {
 	net.Listener
 	max    int
 	warn   func(format string, args ...any)
-	closed <-chan struct{}
 	open   *sync.WaitGroup // of the goroutines that serve connections
+	closed chan struct{}
 
 	mu       sync.Mutex
 	conns    []*conn // that are not shed, oldest first
@@ -69,6 +69,12 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, net.ErrClosed
 		}
 	}
+}
+
+// Close ends Accept, also while it waits to try again. net/http calls it once.
+func (l *listener) Close() error {
+	close(l.closed)
+	return l.Listener.Close()
 }
 
 func (l *listener) admit(nc net.Conn) *conn {

@@ -120,7 +120,7 @@ type connKey struct{}
 // Serve begins to answer on a listener that is bound already, and returns at
 // once. The server owns the listener from then on. It is to be called once.
 func (s *Server) Serve(ln net.Listener) {
-	s.listener = &listener{Listener: ln, max: s.maxConns, warn: s.log.warn, closed: s.ctx.Done(), open: &s.tasks}
+	s.listener = &listener{Listener: ln, max: s.maxConns, warn: s.log.warn, open: &s.tasks, closed: make(chan struct{})}
 	s.tasks.Go(func() { _ = s.http.Serve(s.listener) }) // its only error is that it was stopped
 }
 
@@ -128,11 +128,13 @@ func (s *Server) Serve(ln net.Listener) {
 // being answered may finish until the context ends; then they are cut, and the
 // context's error is returned.
 func (s *Server) Stop(ctx context.Context) error {
-	s.cancel()
-	// Shutdown with a context that has ended closes the listener and tells the
-	// connections to end after their answer; it does not wait, which it does by
+	// With a context that has ended, Shutdown closes the listener and has each
+	// connection end after its answer, but does not wait, which it would do by
 	// polling.
-	_ = s.http.Shutdown(s.ctx)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = s.http.Shutdown(over)
+	s.cancel()
 	if s.listener != nil {
 		s.listener.refuseAll()
 	}
