@@ -269,7 +269,6 @@ func TestInterruptOnTerminal(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			sh := shell(t)
-			// Both get the signal at once: which one is first differs.
 			for range 5 {
 				sh.types("$EV --http off -- node $APP " + test.mode + "\r")
 				app, evermore := sh.expectUp()
@@ -398,7 +397,7 @@ func TestResize(t *testing.T) {
 	sh := shell(t)
 	sh.types("$EV --http off -- node $APP resizes\r")
 	sh.expectUp()
-	const times = 5
+	const times = 20
 	for n := 1; n <= times; n++ {
 		sh.resize(uint16(30+n), uint16(100+n))
 		sh.expect(fmt.Sprintf(`resize \d+: %dx%d`, 100+n, 30+n))

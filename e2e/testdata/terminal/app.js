@@ -4,9 +4,14 @@
 const mode = process.argv[2];
 const fs = require('fs');
 
+// A process that runs takes each signal at once; for one that sleeps, two that
+// come together may merge.
+const stayAwake = () => setImmediate(stayAwake);
+
 let interrupts = 0;
 switch (mode) {
   case 'counts': // SIGINT, and tells the number by its exit code
+    stayAwake();
     process.on('SIGINT', () => {
       if (++interrupts === 1) setTimeout(() => process.exit(40 + interrupts), 300);
     });
@@ -16,6 +21,7 @@ switch (mode) {
     break;
   case 'resizes': {
     let n = 0;
+    stayAwake();
     const tell = () => console.log(`resize ${++n}: ${process.stdout.getWindowSize().join('x')}`);
     process.on('SIGWINCH', () => setImmediate(tell)); // node, too, asks for the size when it comes
     break;
