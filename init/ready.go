@@ -43,8 +43,8 @@ func (a *App) readyTimeElapsed() {
 	}
 	n := a.run.n
 	go func() {
-		ok, why := a.prober.get(context.Background())
-		a.tellProbe(probed{n, ok, why})
+		ok, why, _ := a.prober.get(context.Background())
+		a.tellProbe(context.Background(), probed{n, ok, why})
 	}()
 }
 
@@ -55,10 +55,11 @@ type probed struct {
 	why string
 }
 
-func (a *App) tellProbe(p probed) {
+func (a *App) tellProbe(ctx context.Context, p probed) {
 	select {
 	case a.probes <- p:
 	case <-a.over:
+	case <-ctx.Done():
 	}
 }
 
@@ -102,9 +103,10 @@ func (a *App) CheckReady(ctx context.Context) (ok bool, why string) {
 	if a.opts.Ready.By != ReadyURL || s.State != StateRunning {
 		return s.Ready, s.NotReady
 	}
-	ok, why = a.prober.get(ctx)
-	if ok != s.Ready {
-		a.tellProbe(probed{v.run, ok, why})
+	ok, why, err := a.prober.get(ctx)
+	// Who stops waiting has not learned anything of the app.
+	if err == nil && ok != s.Ready {
+		a.tellProbe(ctx, probed{v.run, ok, why})
 		_ = a.Ping(ctx) // the next snapshot shows it
 	}
 	return ok, why
@@ -123,8 +125,9 @@ type asking struct {
 	why  string
 }
 
-// get asks, or waits for an answer that is on its way.
-func (p *prober) get(ctx context.Context) (ok bool, why string) {
+// get asks, or waits for an answer that is on its way. The error is that of a
+// context that ended before.
+func (p *prober) get(ctx context.Context) (ok bool, why string, err error) {
 	p.mu.Lock()
 	q := p.asking
 	if q == nil {
@@ -141,9 +144,9 @@ func (p *prober) get(ctx context.Context) (ok bool, why string) {
 	p.mu.Unlock()
 	select {
 	case <-q.done:
-		return q.ok, q.why
+		return q.ok, q.why, nil
 	case <-ctx.Done():
-		return false, p.url + " has not answered in time"
+		return false, p.url + " has not answered in time", ctx.Err()
 	}
 }
 

@@ -3,6 +3,7 @@ package pid1
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -244,6 +245,36 @@ func TestReadyByURL(t *testing.T) {
 	l.await(Ready, 2)
 }
 
+// Whoever asks with little time, or of a loop that hangs, gets away in time and
+// changes nothing.
+func TestCheckReadyIsBounded(t *testing.T) {
+	release := make(chan struct{})
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
+	defer app.Close()
+	defer close(release)
+	hung := New(Options{Ready: Readiness{By: ReadyURL, URL: app.URL}}, nil, nil) // Run is not called: its loop answers nobody
+	hung.state, hung.snap.Ready = StateRunning, true
+	hung.publish()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if ok, why := hung.CheckReady(ctx); ok || why == "" {
+		t.Errorf("got %v %q", ok, why)
+	}
+	if !hung.Snapshot().Ready {
+		t.Error("who stopped waiting made the app unready")
+	}
+	app2 := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+	defer app2.Close()
+	hung = New(Options{Ready: Readiness{By: ReadyURL, URL: app2.URL}}, nil, nil)
+	hung.state, hung.snap.Ready = StateRunning, true
+	hung.publish()
+	ctx, cancel = context.WithTimeout(t.Context(), 500*time.Millisecond)
+	defer cancel()
+	if ok, why := hung.CheckReady(ctx); ok || !strings.Contains(why, "500") {
+		t.Errorf("got %v %q", ok, why)
+	}
+}
+
 func TestProbeIsShared(t *testing.T) {
 	var asked atomic.Int64
 	release := make(chan struct{})
@@ -256,7 +287,7 @@ func TestProbeIsShared(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 20 {
 		wg.Go(func() {
-			if ok, why := p.get(t.Context()); !ok {
+			if ok, why, err := p.get(t.Context()); !ok || err != nil {
 				t.Error(why)
 			}
 		})
@@ -266,8 +297,8 @@ func TestProbeIsShared(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if ok, why := p.get(ctx); ok || !strings.Contains(why, "not answered in time") {
-		t.Errorf("got %v %q", ok, why)
+	if ok, why, err := p.get(ctx); ok || !errors.Is(err, context.Canceled) || !strings.Contains(why, "not answered in time") {
+		t.Errorf("got %v %q %v", ok, why, err)
 	}
 	time.Sleep(20 * time.Millisecond)
 	close(release)
@@ -276,11 +307,11 @@ func TestProbeIsShared(t *testing.T) {
 		t.Errorf("20 questions at a time were asked %d times", n)
 	}
 	app.Close()
-	if ok, why := p.get(t.Context()); ok || why == "" {
-		t.Errorf("got %v %q", ok, why)
+	if ok, why, err := p.get(t.Context()); ok || why == "" || err != nil {
+		t.Errorf("got %v %q %v", ok, why, err)
 	}
 	bad := prober{url: "http://[::1"}
-	if ok, why := bad.get(t.Context()); ok || why == "" {
+	if ok, why, _ := bad.get(t.Context()); ok || why == "" {
 		t.Errorf("got %v %q", ok, why)
 	}
 }
