@@ -6,6 +6,7 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -335,15 +336,21 @@ func (c *process) end(t testing.TB, code int) {
 }
 
 // enter gives the command to be run beside the process, in all its namespaces.
-func (c *process) enter(dir string, env []string, argv ...string) *exec.Cmd {
-	if c.place.isPID1() {
-		// -a leaves out namespaces that are the same. The user of the process
-		// is root in its user namespace.
-		argv = append([]string{"nsenter", "-a", "-w" + dir, "-t", strconv.Itoa(c.pid())}, argv...)
+func (c *process) enter(ctx context.Context, dir string, env []string, argv ...string) *exec.Cmd {
+	if c.place.isPID1() || c.hasOwn("mnt") || c.hasOwn("net") {
+		// The folder is to be what it is in there.
+		argv = append([]string{"nsenter", "-a", "-t", strconv.Itoa(c.pid()), "sh", "-c", `cd "$0" && exec "$@"`, dir}, argv...)
 	}
-	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = dir, env
 	return cmd
+}
+
+// hasOwn tells whether the process has a namespace of its own of this kind.
+func (c *process) hasOwn(kind string) bool {
+	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.pid(), kind))
+	ours, _ := os.Readlink("/proc/self/ns/" + kind)
+	return err == nil && theirs != ours
 }
 
 // outside gives the pid as the test sees it of the living process below c, or c

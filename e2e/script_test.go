@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -302,7 +303,9 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 func cmdInside(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, false, len(args) >= 2, "[!] inside NAME COMMAND...")
 	l := labOf(ts)
-	cmd := l.process(ts, args[0]).enter(ts.MkAbs("."), l.env, args[1:]...)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := l.process(ts, args[0]).enter(ctx, ts.MkAbs("."), l.env, args[1:]...)
 	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
 	cmd.WaitDelay = time.Second // for who holds its output open
 	err := cmd.Run()
@@ -410,7 +413,8 @@ func cmdMetric(ts *testscript.TestScript, neg bool, args []string) {
 		_, body = get(ts.Getenv("ADDR"), "/metrics")
 		return value(body, args[0]) == args[1]
 	}) {
-		ts.Fatalf("waited in vain: it is %q\n%s", value(body, args[0]), body)
+		family, _, _ := strings.Cut(args[0], "{")
+		ts.Fatalf("waited in vain: it is %q\n%s", value(body, args[0]), strings.Join(regexp.MustCompile("(?m)^"+family+".*\n").FindAllString(body, -1), ""))
 	}
 }
 
