@@ -63,7 +63,7 @@ type handlerState struct {
 	sent    atomic.Uint64
 	lost    atomic.Uint64
 
-	defaultAction action // all zero: SIG_DFL
+	defaultAction action //nolint:unused // by the assembly; all zero is SIG_DFL
 }
 
 // action is the kernel's struct sigaction.
@@ -135,7 +135,7 @@ func (c *Catcher) start(o Options) error {
 	c.reports = os.NewFile(uintptr(pipe[0]), "signals")
 	c.fds = append(c.fds, pipe[1])
 	// A user near its limit of pipe memory keeps the default size: 512 reports.
-	unix.FcntlInt(uintptr(pipe[1]), unix.F_SETPIPE_SZ, reportsSize)
+	_, _ = unix.FcntlInt(uintptr(pipe[1]), unix.F_SETPIPE_SZ, reportsSize)
 
 	event, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -248,9 +248,9 @@ func (c *Catcher) unblock() error {
 		defer runtime.UnlockOSThread()
 		var mask unix.Sigset_t
 		mask.Val[0] = uint64(blocked)
-		unix.PthreadSigmask(unix.SIG_UNBLOCK, &mask, nil)
+		_ = unix.PthreadSigmask(unix.SIG_UNBLOCK, &mask, nil)
 		<-c.done
-		unix.PthreadSigmask(unix.SIG_BLOCK, &mask, nil)
+		_ = unix.PthreadSigmask(unix.SIG_BLOCK, &mask, nil)
 	})
 	return nil
 }
@@ -350,7 +350,7 @@ func (c *Catcher) Lost() uint64 { return handler.lost.Load() }
 // another thread would write to a closed descriptor.
 func (c *Catcher) Close() {
 	for _, s := range c.caught.Signals() {
-		swapAction(s, &c.previous[s])
+		_, _ = swapAction(s, &c.previous[s])
 	}
 	close(c.done)
 	for _, f := range []*os.File{c.reports, c.childEvents} {

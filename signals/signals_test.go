@@ -15,12 +15,30 @@ func TestParse(t *testing.T) {
 		in   string
 		want syscall.Signal
 	}{
-		{"TERM", unix.SIGTERM}, {"SIGTERM", unix.SIGTERM}, {"sigterm", unix.SIGTERM}, {"Term", unix.SIGTERM},
-		{"15", 15}, {"1", 1}, {"64", 64}, {"015", 15}, {"32", 32},
-		{"KILL", unix.SIGKILL}, {"WINCH", unix.SIGWINCH}, {"SYS", unix.SIGSYS},
-		{"CLD", unix.SIGCHLD}, {"SIGPOLL", unix.SIGIO}, {"IO", unix.SIGIO}, {"iot", unix.SIGABRT}, {"UNUSED", unix.SIGSYS},
-		{"RTMIN", 34}, {"SIGRTMIN+0", 34}, {"RTMIN+3", 37}, {"RTMIN+30", 64},
-		{"RTMAX", 64}, {"SIGRTMAX-1", 63}, {"rtmax-30", 34},
+		{"TERM", unix.SIGTERM},
+		{"SIGTERM", unix.SIGTERM},
+		{"sigterm", unix.SIGTERM},
+		{"Term", unix.SIGTERM},
+		{"15", 15},
+		{"1", 1},
+		{"64", 64},
+		{"015", 15},
+		{"32", 32},
+		{"KILL", unix.SIGKILL},
+		{"WINCH", unix.SIGWINCH},
+		{"SYS", unix.SIGSYS},
+		{"CLD", unix.SIGCHLD},
+		{"SIGPOLL", unix.SIGIO},
+		{"IO", unix.SIGIO},
+		{"iot", unix.SIGABRT},
+		{"UNUSED", unix.SIGSYS},
+		{"RTMIN", 34},
+		{"SIGRTMIN+0", 34},
+		{"RTMIN+3", 37},
+		{"RTMIN+30", 64},
+		{"RTMAX", 64},
+		{"SIGRTMAX-1", 63},
+		{"rtmax-30", 34},
 	}
 	for _, tt := range tests {
 		if got, err := Parse(tt.in); got != tt.want || err != nil {
