@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -90,19 +91,15 @@ func (p *peer) askVersion() {
 		return
 	}
 	p.program = path
-	// dumb-init tells it on stderr; "tini version 0.19.0" is the longest form.
+	// dumb-init tells it on stderr.
 	told, err := exec.Command(path, "--version").CombinedOutput()
-	if err != nil {
-		return
-	}
-	for _, word := range strings.Fields(string(told)) {
-		word = strings.TrimPrefix(word, "v")
-		if word[0] >= '0' && word[0] <= '9' {
-			p.version = strings.TrimSuffix(word, "_catatonit")
-			return
-		}
+	if err == nil {
+		p.version = numbered.FindString(string(told))
 	}
 }
+
+// numbered is a version; a build without one has none.
+var numbered = regexp.MustCompile(`\d+\.\d+(\.\d+)?`)
 
 // fromNPM finds a program that the npm package pkg brings.
 func (p *peer) fromNPM(modules, pkg string) {
@@ -132,9 +129,10 @@ func forever(p peer, j job, options ...string) []string {
 
 func foreverOnce(p peer, j job) ([]string, error) { return forever(p, j), nil }
 
-// A run of more than a millisecond is not spinning, so it follows at once.
+// A run of more than a millisecond is not spinning, so the next follows at once.
+// A machine that is too busy to see that long a run must not make forever give up.
 func foreverAgain(p peer, j job) ([]string, error) {
-	return forever(p, j, "--minUptime", "1"), nil
+	return forever(p, j, "--minUptime", "1", "--spinSleepTime", "1"), nil
 }
 
 func foreverCollect(p peer, j job) ([]string, error) {
