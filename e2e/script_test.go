@@ -33,9 +33,8 @@ import (
 //	                           NAME.out and NAME.err, $NAME is its pid as it sees
 //	                           it, $NAME_host as the test does
 //	refuses CODE REGEXP COMMAND...  it ends with the code before it starts
-//	                           anything, and says why in a line that matches; in
-//	                           a COMMAND that ends in "-- spawned", that is a
-//	                           program that leaves a file spawned
+//	                           anything, which would leave a file spawned, and
+//	                           says why in a line that matches
 //	ends NAME CODE             wait for its end; it ends with the code
 //	running NAME               it has not ended
 //	signal SIGNAL NAME         send it a signal from outside
@@ -54,7 +53,7 @@ import (
 // Conditions: plain, pid1 (it is PID 1), root (it is the machine's root), userns.
 //
 // In the environment, beside testscript's own: BIN is the folder of the
-// binaries; ADDR and PORT are free for --http; EVERMORE_HTTP is off and EVERMORE_LOG_FORMAT console, so that scripts
+// binaries; ADDR and PORT are free for --http, APP_PORT for an app; EVERMORE_HTTP is off and EVERMORE_LOG_FORMAT console, so that scripts
 // run beside each other and read well. The env of testscript is for the script
 // alone: a command gets its variables by env(1).
 func TestScripts(t *testing.T) {
@@ -134,6 +133,10 @@ func setUp(e *testscript.Env, p place) error {
 	if err != nil {
 		return err
 	}
+	appPort, err := freePort()
+	if err != nil {
+		return err
+	}
 	home := filepath.Join(e.WorkDir, ".home")
 	if err := os.Mkdir(home, 0o755); err != nil {
 		return err
@@ -142,7 +145,7 @@ func setUp(e *testscript.Env, p place) error {
 		return err
 	}
 	for name, value := range map[string]string{
-		"BIN": binaries, "PORT": strconv.Itoa(port), "ADDR": "127.0.0.1:" + strconv.Itoa(port),
+		"BIN": binaries, "PORT": strconv.Itoa(port), "APP_PORT": strconv.Itoa(appPort), "ADDR": "127.0.0.1:" + strconv.Itoa(port),
 		"HOME": home, "EVERMORE_ROOT": filepath.Join(e.WorkDir, ".evermore"),
 		"EVERMORE_HTTP": "off", "EVERMORE_LOG_FORMAT": "console",
 	} {
@@ -244,9 +247,9 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	finish(ts, c, args[0])
 }
 
-// refusal is what evermore says before anything runs: an error, and perhaps what
-// to do about it.
-var refusal = regexp.MustCompile(`^error:   (.+)\n(help:    .+\n)?$`)
+// refusal is what evermore says before anything runs: an error, in one line or
+// in forever's two, and perhaps what to do about it.
+var refusal = regexp.MustCompile(`^error:   ((?:Cannot start \w+\nerror:   )?.+)\n(help:    .+\n)?$`)
 
 func cmdRefuses(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, neg, len(args) >= 3, "refuses CODE REGEXP COMMAND...")

@@ -5,12 +5,16 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net"
+	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func main() {
@@ -27,6 +31,8 @@ func run(args []string) error {
 	switch args[0] {
 	case "kill":
 		return kill(args[1:])
+	case "loopback":
+		return loopback(args[1:])
 	case "notify":
 		return notify(args[1:])
 	case "zombies":
@@ -66,21 +72,62 @@ func kill(args []string) error {
 	return nil
 }
 
-// notify sends each argument as one message of sd_notify(3).
-func notify(messages []string) error {
-	socket := os.Getenv("NOTIFY_SOCKET")
-	if socket == "" {
-		return fmt.Errorf("NOTIFY_SOCKET is not set")
-	}
-	conn, err := net.Dial("unixgram", socket)
+// loopback sets the loopback interface up, that a new network namespace has down,
+// and becomes the command.
+func loopback(argv []string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	request, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	request.SetUint16(unix.IFF_UP)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, request); err != nil {
+		return fmt.Errorf("cannot set lo up: %w", err)
+	}
+	if len(argv) == 0 {
+		return errors.New("no command")
+	}
+	path, err := exec.LookPath(argv[0])
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(path, argv, os.Environ())
+}
+
+// notify sends each argument as one message of sd_notify(3), and then waits as
+// sd_notify_barrier(3) does: who receives them wants to know who sent them, and
+// could not tell of a process that is gone.
+func notify(messages []string) error {
+	socket := os.Getenv("NOTIFY_SOCKET")
+	if socket == "" {
+		return errors.New("NOTIFY_SOCKET is not set")
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	to := &unix.SockaddrUnix{Name: socket}
 	for _, message := range messages {
-		if _, err := conn.Write([]byte(message)); err != nil {
+		if err := unix.Sendto(fd, []byte(message), 0, to); err != nil {
 			return err
 		}
+	}
+	barrier, end, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer barrier.Close()
+	err = unix.Sendmsg(fd, []byte("BARRIER=1"), unix.UnixRights(int(end.Fd())), to, 0)
+	end.Close()
+	if err != nil {
+		return err
+	}
+	_ = barrier.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := barrier.Read(make([]byte, 1)); err != io.EOF {
+		return fmt.Errorf("nobody lets the barrier go: %w", err)
 	}
 	return nil
 }
