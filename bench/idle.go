@@ -41,7 +41,11 @@ func measureIdle(l *lab) {
 			if p.program == "" {
 				continue
 			}
-			s, err := l.start(p, p.once, "child")
+			how := p.once
+			if p.served != nil {
+				how = p.served
+			}
+			s, err := l.start(p, how, "child")
 			if err != nil {
 				l.failures = append(l.failures, fmt.Sprintf("%s: idle: %v", p.name, err))
 				continue

@@ -27,6 +27,7 @@ type peer struct {
 	missing string // then: what to do about it
 
 	once    func(peer, job) ([]string, error) // keeps the job's command as its child
+	served  func(peer, job) ([]string, error) // the same, with an address for metrics
 	again   func(peer, job) ([]string, error) // starts it again at once after every end
 	collect func(peer, job) ([]string, error) // has its stdout written to the job's file
 
@@ -57,7 +58,7 @@ func findPeers(programs, evermore, npm string) []peer {
 		{name: "pm2-runtime", once: pm2, again: pm2, collect: pm2, slow: true},
 		{
 			name: "evermore",
-			once: evermoreOnce, again: evermoreAgain, collect: evermoreCollect,
+			once: dashes, served: evermoreServed, again: evermoreAgain, collect: evermoreCollect,
 			forwards: true, reaps: true, native: true,
 		},
 	}
@@ -168,7 +169,7 @@ func evermore(p peer, j job, options ...string) []string {
 	return append(append([]string{p.program}, options...), j.command...)
 }
 
-func evermoreOnce(p peer, j job) ([]string, error) { return evermore(p, j), nil }
+func evermoreServed(p peer, j job) ([]string, error) { return evermore(p, j), nil }
 
 func evermoreAgain(p peer, j job) ([]string, error) {
 	return evermore(p, j, "--restart", "always", "--min-uptime", "1", "--max-restarts", "0"), nil
