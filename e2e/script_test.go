@@ -45,7 +45,7 @@ import (
 //	count FILE REGEXP N        FILE has N matches
 //	metric NAME VALUE          wait until the metric at $ADDR has the value
 //	http STATUS PATH [REGEXP]  wait until $ADDR answers like that
-//	cgroup NAME                make a control group with the controller of pids;
+//	cgroup NAME FILE...        make a control group that has one of the files;
 //	                           $NAME is its folder
 //	needs TOOL...              skip without these tools; fail where CI=true
 //	lacks REASON...            skip for the reason; fail where CI=true
@@ -172,6 +172,13 @@ func chownAll(dir string, uid int) error {
 // close ends what the script has left running, also what got away from its
 // evermore: it carries the script's folder in its environment.
 func (l *lab) close() {
+	for _, dir := range l.cgroups {
+		for file, thawed := range map[string]string{"freezer.state": "THAWED", "cgroup.freeze": "0"} {
+			if path := filepath.Join(dir, file); exists(path) {
+				_ = os.WriteFile(path, []byte(thawed), 0)
+			}
+		}
+	}
 	for _, c := range l.processes {
 		c.kill()
 	}
@@ -205,6 +212,11 @@ func (l *lab) close() {
 	}
 }
 
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
 // run starts a command of the script.
 func (l *lab) run(ts *testscript.TestScript, name string, argv []string) *process {
 	c, err := l.place.launch(ts.MkAbs("."), filepath.Join(l.dir, name), l.env, argv...)
@@ -217,8 +229,13 @@ func finish(ts *testscript.TestScript, c *process, want string) {
 	code, err := c.wait()
 	stdout, _ := os.ReadFile(c.stdout)
 	stderr, _ := os.ReadFile(c.stderr)
-	_, _ = ts.Stdout().Write(stdout)
-	_, _ = ts.Stderr().Write(stderr)
+	// What is long is in the file, and not for the log of the test.
+	if len(stdout) < 100_000 {
+		_, _ = ts.Stdout().Write(stdout)
+	}
+	if len(stderr) < 100_000 {
+		_, _ = ts.Stderr().Write(stderr)
+	}
 	ts.Check(err)
 	if strconv.Itoa(code) != want {
 		ts.Fatalf("it ended with %d, not %s", code, want)
@@ -267,7 +284,7 @@ func cmdRefuses(ts *testscript.TestScript, neg bool, args []string) {
 	if stdout, _ := os.ReadFile(c.stdout); len(stdout) > 0 {
 		ts.Fatalf("it says something on stdout")
 	}
-	if _, err := os.Stat(filepath.Join(l.dir, "spawned")); err == nil {
+	if exists(filepath.Join(l.dir, "spawned")) {
 		ts.Fatalf("it started something")
 	}
 }
@@ -436,9 +453,9 @@ func cmdHTTP(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdCgroup(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, neg, len(args) == 1, "cgroup NAME")
+	usage(ts, neg, len(args) >= 2, "cgroup NAME FILE...")
 	l := labOf(ts)
-	dir, err := newCgroup()
+	dir, err := newCgroup(args[1:])
 	if err != nil {
 		cmdLacks(ts, false, []string{err.Error()})
 	}
@@ -446,9 +463,9 @@ func cmdCgroup(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], dir)
 }
 
-// newCgroup makes a control group below that of the test, in which pids can be
-// limited, in either version of control groups.
-func newCgroup() (dir string, err error) {
+// newCgroup makes a control group, of either version, below one that the test is
+// in. It is to have one of the files, each of which begins with its controller.
+func newCgroup(files []string) (dir string, err error) {
 	groups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
 		return "", err
@@ -457,35 +474,32 @@ func newCgroup() (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	err = errors.New("there is no cgroup file system")
 	for mount := range strings.Lines(string(mounts)) {
-		f := strings.Fields(mount) // see proc_pid_mounts(5)
-		controllers := ""
-		switch {
-		case f[2] == "cgroup" && slices.Contains(strings.Split(f[3], ","), "pids"):
-			controllers = "pids"
-		case f[2] != "cgroup2":
-			continue
-		}
+		m := strings.Fields(mount) // see proc_pid_mounts(5)
 		for group := range strings.Lines(string(groups)) {
 			g := strings.SplitN(strings.TrimSpace(group), ":", 3) // see cgroups(7)
-			if g[1] != controllers {
+			second := m[2] == "cgroup2" && g[1] == ""
+			if !second && (m[2] != "cgroup" || g[1] == "" || !slices.Contains(strings.Split(m[3], ","), g[1])) {
 				continue
 			}
-			above := filepath.Join(f[1], g[2])
-			if controllers == "" {
-				_ = os.WriteFile(filepath.Join(above, "cgroup.subtree_control"), []byte("+pids"), 0)
+			above := filepath.Join(m[1], g[2])
+			for _, file := range files {
+				if second {
+					controller, _, _ := strings.Cut(file, ".")
+					_ = os.WriteFile(filepath.Join(above, "cgroup.subtree_control"), []byte("+"+controller), 0)
+				}
+				if dir, err = os.MkdirTemp(above, "evermore-e2e-"); err != nil {
+					continue
+				}
+				if exists(filepath.Join(dir, file)) {
+					return dir, nil
+				}
+				err = fs.ErrNotExist
+				_ = os.Remove(dir)
 			}
-			if dir, err = os.MkdirTemp(above, "evermore-e2e-"); err != nil {
-				continue
-			}
-			if _, err = os.Stat(filepath.Join(dir, "pids.max")); err == nil {
-				return dir, nil
-			}
-			_ = os.Remove(dir)
 		}
 	}
-	return "", fmt.Errorf("cannot make a control group that limits pids: %w", err)
+	return "", fmt.Errorf("cannot make a control group with %s: %w", strings.Join(files, " or "), err)
 }
 
 func cmdNeeds(ts *testscript.TestScript, neg bool, args []string) {
