@@ -61,7 +61,8 @@ func port(address string) string {
 func TestHealth(t *testing.T) {
 	healthy := answers(t, "127.0.0.1:0", map[string]string{"/readyz": "ok\n", "/livez": "ok\n"})
 	unready := answers(t, "127.0.0.1:0", map[string]string{
-		"/readyz": "!ready failed: waiting 3s before the next start\x1b[2J\nmore\n", "/livez": "ok\n"})
+		"/readyz": "!ready failed: waiting 3s before the next start\x1b[2J\nmore\n", "/livez": "ok\n",
+	})
 	dead := answers(t, "127.0.0.1:0", map[string]string{"/readyz": "ok\n", "/livez": "!loop failed: it does not answer: timeout\n"})
 	strange := answers(t, "127.0.0.1:0", nil)
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel accepts, nobody answers

@@ -85,8 +85,10 @@ var samples = map[string]sample{
 	"kill-tree":       {"false", func(s *settings) any { return s.app.KillTree }, false},
 	"signal-group":    {"true", func(s *settings) any { return s.app.SignalGroup }, true},
 	"stop-signal":     {"TERM,usr1", func(s *settings) any { return s.app.StopSignals }, signals.SetOf(syscall.SIGTERM, syscall.SIGUSR1)},
-	"signal": {"TERM=INT,HUP=0", func(s *settings) any { return s.app.Rewrite },
-		map[syscall.Signal]syscall.Signal{syscall.SIGTERM: syscall.SIGINT, syscall.SIGHUP: 0}},
+	"signal": {
+		"TERM=INT,HUP=0", func(s *settings) any { return s.app.Rewrite },
+		map[syscall.Signal]syscall.Signal{syscall.SIGTERM: syscall.SIGINT, syscall.SIGHUP: 0},
+	},
 	"remap-exit":   {"143=0, 130=7", func(s *settings) any { return s.app.RemapExit }, map[int]int{143: 0, 130: 7}},
 	"log-file":     {"/tmp/a.log", func(s *settings) any { return s.logFile }, "/tmp/a.log"},
 	"out-file":     {"out.log", func(s *settings) any { return s.outFile }, "out.log"},
@@ -254,8 +256,10 @@ func TestLists(t *testing.T) {
 // The defaults of the two doors, as DESIGN has them.
 func TestDefaults(t *testing.T) {
 	want := map[form]pid1.Policy{
-		container: {When: pid1.OnFailure, MinUptime: 10 * time.Second, SpinSleepTime: 100 * time.Millisecond,
-			SpinSleepMax: 30 * time.Second, MaxRestarts: pid1.Rate{N: 5, Window: 10 * time.Minute}},
+		container: {
+			When: pid1.OnFailure, MinUptime: 10 * time.Second, SpinSleepTime: 100 * time.Millisecond,
+			SpinSleepMax: 30 * time.Second, MaxRestarts: pid1.Rate{N: 5, Window: 10 * time.Minute},
+		},
 		script: {When: pid1.Always, MinUptime: time.Second},
 	}
 	for f, args := range map[form][]string{container: {"--", "node", "app.js"}, script: {"app.js"}} {
@@ -466,8 +470,10 @@ func TestTable(t *testing.T) {
 			t.Errorf("forever's --%s is not known", name)
 		}
 	}
-	for short, name := range map[string]string{"m": "max", "l": "log-file", "o": "out-file", "e": "err-file", "c": "command",
-		"a": "append", "d": "debug", "v": "verbose", "s": "silent", "t": "kill-tree", "h": "help"} {
+	for short, name := range map[string]string{
+		"m": "max", "l": "log-file", "o": "out-file", "e": "err-file", "c": "command",
+		"a": "append", "d": "debug", "v": "verbose", "s": "silent", "t": "kill-tree", "h": "help",
+	} {
 		if f := set.ShorthandLookup(short); f == nil || f.Name != name {
 			t.Errorf("-%s is not --%s", short, name)
 		}

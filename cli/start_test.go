@@ -340,8 +340,10 @@ func TestChildEnv(t *testing.T) {
 		"WATCHDOG_USEC=1", "WATCHDOG_PID=1", "LISTEN_PID=1", "LISTEN_FDS=2", "LISTEN_FDNAMES=a:b", "EMPTY=", "ODD", "MULTI=a=b\nc",
 		"INVOCATION_ID=1",
 	}
-	kept := []string{"EVERMORE_ROOT=/srv", "EVERMORE_SERVICE_HOST=10.0.0.1", "EVERMORE_VERSION=1", "EVERMORE=1", "EMPTY=", "ODD",
-		"MULTI=a=b\nc", "INVOCATION_ID=1"}
+	kept := []string{
+		"EVERMORE_ROOT=/srv", "EVERMORE_SERVICE_HOST=10.0.0.1", "EVERMORE_VERSION=1", "EVERMORE=1", "EMPTY=", "ODD",
+		"MULTI=a=b\nc", "INVOCATION_ID=1",
+	}
 	s := newSettings("evermore")
 	if got, want := s.childEnv(environ, identity{}), append([]string{"PATH=/bin", "HOME=/root", "USER=root", "LOGNAME=root"}, kept...); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)

@@ -23,8 +23,10 @@ func TestParseTime(t *testing.T) {
 			t.Errorf("%q: got %v, %v; want %v", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", " 1", "1 ", "-1", "-1s", "+1", "1.5", "1e3", "0x10", "1_000", "2x", "s", "1d", "NaN", "inf",
-		"9223372036855", "18446744073709551616", "2562048h"} {
+	for _, text := range []string{
+		"", " 1", "1 ", "-1", "-1s", "+1", "1.5", "1e3", "0x10", "1_000", "2x", "s", "1d", "NaN", "inf",
+		"9223372036855", "18446744073709551616", "2562048h",
+	} {
 		if got, err := parseTime(text); err == nil {
 			t.Errorf("%q: got %v, want an error", text, got)
 		}
@@ -91,8 +93,10 @@ func TestParseHTTP(t *testing.T) {
 			t.Errorf("%q: got %q, %v; want %q", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", ":", "on", "OFF", "65536", ":http", "127.0.0.1", "127.0.0.1:", "::1:80", "[::1]", "http://x:1",
-		"a b:1", "user@host:1", "1:2:3", ":-1", ":+1", ":01", "host:1/metrics"} {
+	for _, text := range []string{
+		"", ":", "on", "OFF", "65536", ":http", "127.0.0.1", "127.0.0.1:", "::1:80", "[::1]", "http://x:1",
+		"a b:1", "user@host:1", "1:2:3", ":-1", ":+1", ":01", "host:1/metrics",
+	} {
 		if got, err := parseHTTP(text); err == nil {
 			t.Errorf("%q: got %q, want an error", text, got)
 		} else if !strings.Contains(err.Error(), fmt.Sprintf("%q", text)) {
@@ -175,8 +179,10 @@ func TestParseCommand(t *testing.T) {
 			t.Errorf("%q: got %q, %v; want it without a shell", text, got, err)
 		}
 	}
-	for _, text := range []string{"a && b", "a; b", "a | b", "echo $HOME", "ls *.js", "cd x", "exit 3", ". ./env", "A=1 node", "a >b", "a `b`",
-		"(a)", "! a", "~/x", "a # b", "a\nb", "test -f x", "a 'b;c'"} {
+	for _, text := range []string{
+		"a && b", "a; b", "a | b", "echo $HOME", "ls *.js", "cd x", "exit 3", ". ./env", "A=1 node", "a >b", "a `b`",
+		"(a)", "! a", "~/x", "a # b", "a\nb", "test -f x", "a 'b;c'",
+	} {
 		if got, err := parseCommand(text); err != nil || !slices.Equal(got, []string{"/bin/sh", "-c", text}) {
 			t.Errorf("%q: got %q, %v; want a shell", text, got, err)
 		}

@@ -32,8 +32,12 @@ func TestProgramName(t *testing.T) {
 		argv []string
 		want string
 	}{
-		{nil, "evermore"}, {[]string{"evermore"}, "evermore"}, {[]string{"/usr/bin/forever"}, "forever"}, {[]string{"./em"}, "evermore"},
-		{[]string{""}, "evermore"}, {[]string{"/opt/forever/evermore"}, "evermore"},
+		{nil, "evermore"},
+		{[]string{"evermore"}, "evermore"},
+		{[]string{"/usr/bin/forever"}, "forever"},
+		{[]string{"./em"}, "evermore"},
+		{[]string{""}, "evermore"},
+		{[]string{"/opt/forever/evermore"}, "evermore"},
 	} {
 		if got := programName(test.argv); got != test.want {
 			t.Errorf("%q: got %s", test.argv, got)

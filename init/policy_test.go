@@ -41,16 +41,24 @@ func TestNext(t *testing.T) {
 			{want: Restart{2 * s}}, {want: Restart{2 * s}}, {want: Restart{2 * s}}, {uptime: s, want: Restart{}},
 		}},
 		{"the pause grows and falls back", Policy{MinUptime: s, SpinSleepTime: 100 * ms, SpinSleepMax: 500 * ms}, []end{
-			{want: Restart{100 * ms}}, {want: Restart{200 * ms}}, {want: Restart{400 * ms}}, {want: Restart{500 * ms}}, {want: Restart{500 * ms}},
-			{uptime: s, want: Restart{}}, {want: Restart{100 * ms}},
+			{want: Restart{100 * ms}},
+			{want: Restart{200 * ms}},
+			{want: Restart{400 * ms}},
+			{want: Restart{500 * ms}},
+			{want: Restart{500 * ms}},
+			{uptime: s, want: Restart{}},
+			{want: Restart{100 * ms}},
 		}},
 		{"-m is the number of runs", Policy{MaxRuns: 3}, []end{
 			{code: 1, want: Restart{}}, {code: 1, want: Restart{}}, {code: 1, want: GiveUp{"it ran 3 times"}},
 		}},
 		{"-m 1", Policy{MaxRuns: 1}, []end{{want: GiveUp{"it ran once"}}}},
 		{"forced restarts use up no limit and are never spinning", Policy{MaxRuns: 2, MinUptime: s}, []end{
-			{forced: true, want: Restart{}}, {forced: true, want: Restart{}}, {forced: true, want: Restart{}},
-			{uptime: s, want: Restart{}}, {uptime: s, want: GiveUp{"it ran 2 times"}},
+			{forced: true, want: Restart{}},
+			{forced: true, want: Restart{}},
+			{forced: true, want: Restart{}},
+			{uptime: s, want: Restart{}},
+			{uptime: s, want: GiveUp{"it ran 2 times"}},
 		}},
 		{"a forced restart follows whatever the policy", Policy{When: Never}, []end{{forced: true, want: Restart{}}}},
 		{"a death by a forwarded signal is neither spinning nor counted", Policy{MinUptime: s, MaxRuns: 1}, []end{
@@ -61,7 +69,11 @@ func TestNext(t *testing.T) {
 		{"on-failure: also when it was short", Policy{When: OnFailure, MinUptime: s}, []end{{code: 0, want: Done{}}}},
 		{"never", Policy{When: Never}, []end{{code: 1, want: Done{}}}},
 		{"five restarts in any minute, the sixth gives up", Policy{MaxRestarts: Rate{5, time.Minute}}, []end{
-			{at: 0, want: Restart{}}, {at: 10 * s, want: Restart{}}, {at: 20 * s, want: Restart{}}, {at: 30 * s, want: Restart{}}, {at: 40 * s, want: Restart{}},
+			{at: 0, want: Restart{}},
+			{at: 10 * s, want: Restart{}},
+			{at: 20 * s, want: Restart{}},
+			{at: 30 * s, want: Restart{}},
+			{at: 40 * s, want: Restart{}},
 			{at: 50 * s, want: GiveUp{"it was restarted 5 times in 1m0s"}},
 		}},
 		{"the window slides", Policy{MaxRestarts: Rate{2, time.Minute}}, []end{

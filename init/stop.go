@@ -25,7 +25,7 @@ func (a *App) signalled(r signals.Received) {
 		to = s
 	}
 	e := Event{Kind: Signalled, Signal: s, SenderPID: r.PID, SenderUID: r.UID}
-	shared := a.opts.Terminal && r.FromKernel() && !(s == syscall.SIGHUP && leadsSession()) // the terminal sent it to the app, too
+	shared := a.sharedByTerminal(r)
 	switch {
 	case !signals.Forwardable(s), rewritten && to == 0:
 	case a.opts.StopSignals.Has(s):
@@ -60,13 +60,16 @@ func (a *App) signalled(r signals.Received) {
 	a.emit(e)
 }
 
-// leadsSession tells whether evermore leads its session, as PID 1 of "docker run
-// -it" does. A terminal that hangs up tells that to the leader alone (the
-// kernel's tty_signal_session_leader); its other signals go to the whole
-// foreground group.
-func leadsSession() bool {
+// sharedByTerminal tells whether the terminal has sent the signal to the app,
+// too, as it does to its whole foreground group. A hangup it tells to the leader
+// of the session alone (the kernel's tty_signal_session_leader), which evermore
+// is as PID 1 of "docker run -it".
+func (a *App) sharedByTerminal(r signals.Received) bool {
+	if !a.opts.Terminal || !r.FromKernel() {
+		return false
+	}
 	sid, err := unix.Getsid(0)
-	return err == nil && sid == os.Getpid()
+	return r.Signal != syscall.SIGHUP || err != nil || sid != os.Getpid()
 }
 
 // stopping says that the run has been told to end.
