@@ -47,6 +47,7 @@ type Processes interface {
 	// Leftovers gives what is left of the run of a process that was reaped.
 	Leftovers(Process) []Leftover
 	Zombies() []reaper.Zombie
+	OOMKills() (n uint64, ok bool)
 }
 
 // Process is a started process; see reaper.Process.
@@ -118,6 +119,7 @@ type run struct {
 	uptime   time.Duration
 	before   bool
 	watchdog time.Duration
+	oomKills uint64 // there were when it began
 }
 
 // view is what Snapshot reads: a snapshot and what the passing of time changes.
@@ -305,6 +307,7 @@ func (a *App) start() error {
 	a.emit(Event{Kind: Started, PID: p.PID()})
 	a.awaitReady()
 	a.armWatchdog(a.opts.Watchdog)
+	a.run.oomKills, _ = a.procs.OOMKills()
 	a.lookout.set(a.zombies.restart())
 	return nil
 }
@@ -493,6 +496,10 @@ func (a *App) reason(e reaper.Exit) Reason {
 		return ReasonExit
 	case a.catcher.JustForwarded(e.Signal), e.At.Sub(a.sentAt[e.Signal]) < forwardedFor:
 		return ReasonRequest
+	case e.Signal == syscall.SIGKILL:
+		if n, ok := a.procs.OOMKills(); ok && n > a.run.oomKills {
+			return ReasonOOM
+		}
 	}
 	return ReasonSignal
 }

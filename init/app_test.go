@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -24,10 +25,12 @@ type stage struct {
 	app   *App
 	began time.Time
 
-	mu      sync.Mutex // a timer orders nothing for the race detector
-	log     []string   // what was sent and what happened, with its second
-	zombies []reaper.Zombie
-	looks   int // how often zombies were looked for
+	mu       sync.Mutex // a timer orders nothing for the race detector
+	log      []string   // what was sent and what happened, with its second
+	zombies  []reaper.Zombie
+	oomKills atomic.Uint64
+
+	looks int // how often zombies were looked for
 
 	signals  chan signals.Received
 	children chan struct{}
@@ -111,6 +114,8 @@ func (st *stage) Zombies() []reaper.Zombie {
 	st.looks++
 	return st.zombies
 }
+
+func (st *stage) OOMKills() (uint64, bool) { return st.oomKills.Load(), true }
 
 func (st *stage) looked() int {
 	st.mu.Lock()
@@ -328,6 +333,26 @@ func TestCrashIsRestarted(t *testing.T) {
 		}
 		st.die(0)
 		st.ended(0)
+	})
+}
+
+func TestOutOfMemory(t *testing.T) {
+	play(t, container(), func(st *stage) {
+		st.oomKills.Store(3) // of earlier ones, or of others
+		st.after(20 * s)
+		st.die(1)
+		st.after(20 * s)
+		st.forget()
+		st.die(137)
+		st.after(20 * s)
+		st.oomKills.Store(4)
+		st.die(137)
+		st.after(20 * s)
+		st.oomKills.Store(5) // of a process below the app, which ends by itself
+		st.die(1)
+		st.told("40 exited signal 9 signal", "40 restarting 2 signal", "40 started 103", "41 ready",
+			"60 exited signal 9 oom", "60 restarting 3 oom", "60 started 104", "61 ready", "80 exited code 1 exit", "80 restarting 4 exit", "80 started 105")
+		st.die(0)
 	})
 }
 

@@ -31,6 +31,9 @@ type Reaper struct {
 	// it, so that nobody signals a pid that is free to be used again.
 	mu    sync.Mutex
 	owned map[int]*Process
+
+	oomOnce sync.Once
+	oomFile string // that counts the kills of the out-of-memory killer; empty: none does
 }
 
 // New makes the calling process a reaper of all its descendants
