@@ -36,6 +36,8 @@ type terminal struct {
 	more  chan struct{} // closed when there is more, or when it is all
 	all   bool
 	at    int // where expect goes on
+
+	ended chan struct{} // closed when the program has ended
 }
 
 // onTerminal starts a program on a terminal of its own, whose session it leads.
@@ -45,7 +47,7 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 	if err != nil {
 		t.Fatal(err)
 	}
-	term := &terminal{t: t, master: master, cmd: cmd, more: make(chan struct{})}
+	term := &terminal{t: t, master: master, cmd: cmd, more: make(chan struct{}), ended: make(chan struct{})}
 	term.resize(24, 132)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	if cmd.SysProcAttr == nil {
@@ -63,11 +65,15 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 		defer close(read)
 		term.read()
 	}()
+	go func() {
+		defer close(term.ended)
+		_ = cmd.Wait()
+	}()
 	t.Cleanup(func() {
 		for _, pid := range session(cmd.Process.Pid) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		_ = cmd.Wait()
+		<-term.ended
 		master.Close()
 		<-read
 	})
@@ -216,6 +222,19 @@ func (term *terminal) expectUp() (app, evermore int) {
 	app, _ = strconv.Atoi(m[1])
 	evermore, _ = strconv.Atoi(m[2])
 	return app, evermore
+}
+
+// ends waits for the end of the program.
+func (term *terminal) ends(code int) {
+	term.t.Helper()
+	select {
+	case <-term.ended:
+	case <-time.After(patience):
+		term.t.Fatalf("it does not end; the terminal showed:\n%s", term.transcript())
+	}
+	if got := term.cmd.ProcessState.ExitCode(); got != code {
+		term.t.Errorf("exit code %d, not %d; the terminal showed:\n%s", got, code, term.transcript())
+	}
 }
 
 // statOf gives the fields of /proc/PID/stat, see proc(5), from the state on: 0 is
@@ -483,29 +502,13 @@ func TestInitOnTerminal(t *testing.T) {
 		}
 		return onTerminal(t, cmd)
 	}
-	ends := func(t *testing.T, term *terminal, want int) {
-		t.Helper()
-		ended := make(chan struct{})
-		go func() {
-			defer close(ended)
-			_ = term.cmd.Wait()
-		}()
-		select {
-		case <-ended:
-		case <-time.After(patience):
-			t.Fatalf("it does not end; the terminal showed:\n%s", term.transcript())
-		}
-		if got := term.cmd.ProcessState.ExitCode(); got != want {
-			t.Errorf("exit code %d, not %d; the terminal showed:\n%s", got, want, term.transcript())
-		}
-	}
 	t.Run("interrupt", func(t *testing.T) {
 		term := start(t, "node", "APP", "counts")
 		if _, evermore := term.expectUp(); evermore != 1 {
 			t.Fatalf("evermore is not PID 1 but %d", evermore)
 		}
 		term.types(interrupt)
-		ends(t, term, 41)
+		term.ends(41)
 	})
 	t.Run("default action", func(t *testing.T) {
 		term := start(t, "node", "APP", "plain")
@@ -513,7 +516,7 @@ func TestInitOnTerminal(t *testing.T) {
 		term.types("one\r")
 		term.expect("got one")
 		term.types(interrupt)
-		ends(t, term, 130)
+		term.ends(130)
 	})
 	t.Run("REPL", func(t *testing.T) {
 		term := start(t, "node")
@@ -521,7 +524,7 @@ func TestInitOnTerminal(t *testing.T) {
 		term.types("6*7+100000\r")
 		term.expect(`m100042\x1b[^>]*> `)
 		term.types(".exit\r")
-		ends(t, term, 0)
+		term.ends(0)
 	})
 	t.Run("restart", func(t *testing.T) {
 		term := start(t, "node", "APP", "raw")
@@ -530,13 +533,13 @@ func TestInitOnTerminal(t *testing.T) {
 		term.expect("killed by signal: SIGKILL")
 		term.expectUp()
 		term.types("q")
-		ends(t, term, 0)
+		term.ends(0)
 	})
 	t.Run("hangup", func(t *testing.T) {
 		term := start(t, "node", "APP", "plain")
 		term.expectUp()
 		term.master.Close()
-		ends(t, term, 129)
+		term.ends(129)
 	})
 	t.Run("suspend", func(t *testing.T) {
 		// Nobody could continue them: the kernel drops the SIGTSTP of an
@@ -547,7 +550,7 @@ func TestInitOnTerminal(t *testing.T) {
 		term.types("one\r")
 		term.expect("got one")
 		term.types(interrupt)
-		ends(t, term, 130)
+		term.ends(130)
 	})
 }
 
