@@ -151,7 +151,7 @@ func chooseAddress(running []control.Record) (string, error) {
 		return "", fmt.Errorf("%d supervisors are running: name the address of one with --http", len(running))
 	}
 	if chosen.HTTP == "" {
-		return "", fmt.Errorf("the supervisor with pid %d does not listen: start it with --http", chosen.PID)
+		return "", fmt.Errorf("the supervisor with pid %d does not listen: it was told --http off, or its address was taken", chosen.PID)
 	}
 	return chosen.HTTP, nil
 }

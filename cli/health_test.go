@@ -166,7 +166,7 @@ func TestHealthByRecord(t *testing.T) {
 	expect("any free port was asked for", "ready\n", "", "EVERMORE_HTTP=127.0.0.1:0")
 	remove()
 	remove = record("")
-	expect("one that does not listen", "", fmt.Sprintf("error:   the supervisor with pid %d does not listen: start it with --http\n", os.Getpid()))
+	expect("one that does not listen", "", fmt.Sprintf("error:   the supervisor with pid %d does not listen: it was told --http off, or its address was taken\n", os.Getpid()))
 	remove()
 
 	// None, then the default of containers; it may even run on this host.
@@ -187,7 +187,7 @@ func TestChooseRecord(t *testing.T) {
 		{[]control.Record{r(7, "a:1"), r(1, "b:1")}, "b:1"},
 		{[]control.Record{r(1, "b:1"), r(7, "a:1"), r(8, "")}, "b:1"},
 		{[]control.Record{r(7, "a:1"), r(8, "b:1")}, "2 supervisors are running: name the address of one with --http"},
-		{[]control.Record{r(7, ""), r(1, "")}, "the supervisor with pid 1 does not listen: start it with --http"},
+		{[]control.Record{r(7, ""), r(1, "")}, "the supervisor with pid 1 does not listen: it was told --http off, or its address was taken"},
 	}
 	for _, test := range tests {
 		got, err := chooseAddress(test.records)

@@ -35,9 +35,11 @@ func (s *settings) helpText() string {
 		" --minUptime.")
 	h.head("Files")
 	h.text(2, "A relative FILE is in the current folder. For SCRIPT, -l and --pid-file are in evermore's own folder,"+
-		" as forever's are: EVERMORE_ROOT, FOREVER_ROOT or ~/.evermore.")
+		" as forever's are: EVERMORE_ROOT, FOREVER_ROOT or ~/.evermore, and where no such folder can be written"+
+		" XDG_RUNTIME_DIR/evermore, /run/evermore or /dev/shm/evermore-UID.")
 	h.head("Exit codes")
 	h.row("the app's own", helpColumn, "128+n when signal n killed it; 126 or 127 when it could not be run")
+	h.row("1", helpColumn, "a file, an address or a right that is needed can't be had; nothing was started")
 	h.row("2", helpColumn, "the command line is wrong")
 	h.row("255", helpColumn, "SCRIPT does not exist, or its log file does")
 	return h.String()

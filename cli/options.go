@@ -207,7 +207,7 @@ var table = []option{
 
 	{
 		name: "log-file", short: "l", group: groupOutput, arg: "FILE",
-		help:     "the app's output and evermore's messages",
+		help:     "the app's output, in place of the console, and evermore's messages",
 		set:      func(s *settings, v string) error { return setText(&s.logFile, v) },
 		complete: files,
 	},

@@ -488,7 +488,9 @@ func TestDocument(t *testing.T) {
 		"Options stand before `SCRIPT` or `--`. forever's spelling means the same (`--minUptime`). An option wins over its\n" +
 		"variable, and that over the default. TIME is in milliseconds (`1500`) or has a unit (`1.5s`, `2m`).\n" +
 		"A relative FILE is in the current folder; with `SCRIPT`, `-l` and `--pid-file` are in evermore's own folder, as\n" +
-		"forever's are: `EVERMORE_ROOT`, `FOREVER_ROOT` or `~/.evermore`.\n")
+		"forever's are: `EVERMORE_ROOT`, `FOREVER_ROOT` or `~/.evermore`, and where no such folder can be written\n" +
+		"`XDG_RUNTIME_DIR/evermore`, `/run/evermore` or `/dev/shm/evermore-UID`. A variable of an option that can be given\n" +
+		"several times, or takes a list, has commas: `EVERMORE_SIGNAL=HUP=USR2,USR1=0`.\n")
 	cell := strings.NewReplacer("|", `\|`).Replace
 	code := func(text string) string {
 		if text == "" {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,7 +26,7 @@ const (
 	// flushTime is how long the end waits for a stderr that does not take
 	// evermore's last lines, drainTime for the app's last output.
 	flushTime = 100 * time.Millisecond
-	drainTime = time.Second
+	drainTime = 3 * time.Second
 )
 
 // run supervises the app in the foreground, from its first start to its end, and
@@ -65,12 +67,16 @@ func (r *running) start(first *early.Start) error {
 			return err
 		}
 	}
-	for _, w := range r.warnings() {
+	for _, w := range append(r.warnings(), misspelt(os.Environ())...) {
 		r.say(levelWarn, w)
 	}
 	r.app = pid1.New(o, &kernel, r.catcher, r, r.lines)
 	if code, err := r.app.Start(); err != nil {
-		return &failure{code: code, err: err}
+		hint := ""
+		if r.form == container && strings.HasPrefix(r.argv[0], "-") {
+			hint = "options stand before --, or are variables: EVERMORE_HTTP=off"
+		}
+		return &failure{code: code, err: err, hint: hint}
 	}
 	return nil
 }

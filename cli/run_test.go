@@ -49,3 +49,33 @@ func TestEarlyIsWhatTheCommandLineDoes(t *testing.T) {
 		t.Errorf("got %d", code)
 	}
 }
+
+func TestMisspelt(t *testing.T) {
+	got := misspelt([]string{"EVERMORE_MINUPTIME=5", "EVERMORE_MIN_UPTIME=5", "EVERMORE_SERVICE_HOST=x", "EVERMORE_RUN_ID=x", "evermore_max=1", "MAX=1", "EVERMORE_FOO=1"})
+	want := []string{
+		"the variable EVERMORE_MINUPTIME means nothing: did you mean EVERMORE_MIN_UPTIME?",
+		"the variable evermore_max means nothing: did you mean EVERMORE_MAX?",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q", got)
+	}
+}
+
+// Who comes from forever is told what is not here.
+func TestForeversOwn(t *testing.T) {
+	for _, action := range foreverActions {
+		s := newSettings("evermore")
+		s.argv = []string{action}
+		if got := s.hint(); got != "forever's "+action+notHere {
+			t.Errorf("%s: got %q", action, got)
+		}
+	}
+	for _, option := range []string{"-w", "--watch", "--watchDirectory", "--watch-ignore", "-p", "-f", "-n", "--uid", "--id"} {
+		s := newSettings("evermore")
+		root := s.root(os.Getenv, func() { t.Errorf("%s runs", option) })
+		root.SetArgs([]string{option, "x", "app.js"})
+		if err := root.Execute(); err == nil || err.Error() != "forever's "+option+notHere {
+			t.Errorf("%s: got %v", option, err)
+		}
+	}
+}

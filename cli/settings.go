@@ -243,9 +243,15 @@ func flagError(err error, table []option) error {
 		o := missing.GetFlag().Value.(flagValue)
 		return usage("%s: a value is missing: use --%s %s", o.label(), o.name, o.arg)
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
+		if name := unknown.GetSpecifiedName(); slices.Contains(foreverOptions, name) {
+			return usage("forever's -%s%s", name, notHere)
+		}
 		return usage("unknown option -%s", unknown.GetSpecifiedName())
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
+		if slices.Contains(foreverOptions, kebab(name)) {
+			return usage("forever's --%s%s", name, notHere)
+		}
 		if near := nearest(kebab(name), table); near != "" {
 			return usage("unknown option --%s: did you mean --%s?", name, near)
 		}

@@ -126,12 +126,27 @@ func (s *settings) script() (string, error) {
 	}
 }
 
+// What forever has and evermore has not, for who comes from there.
+var (
+	foreverActions = []string{
+		"start", "stop", "stopbypid", "stopall", "restart", "restartall", "list", "logs", "config", "set", "clear", "columns", "cleanlogs",
+	}
+	foreverOptions = []string{
+		"w", "watch", "watch-directory", "watch-ignore", "p", "path", "f", "fifo", "n", "number", "u", "uid", "id",
+	}
+)
+
+const notHere = " is not here: evermore runs in the foreground, under systemd or in a container"
+
 // hint is a word to who has forgotten the dashes, or has written a command of
 // evermore behind an option.
 func (s *settings) hint() string {
 	word := s.argv[0]
 	if slices.Contains(commands, word) {
 		return fmt.Sprintf("%s comes first when it is a command: %s %s", word, s.program, word)
+	}
+	if slices.Contains(foreverActions, word) {
+		return "forever's " + word + notHere
 	}
 	if _, err := lookPath(word, os.Getenv("PATH")); err == nil {
 		return fmt.Sprintf("to run a command: %s -- %s", s.program, strings.Join(s.argv, " "))

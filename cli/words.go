@@ -35,6 +35,26 @@ func (s *settings) warnings() []string {
 	return list
 }
 
+// misspelt warns of variables that differ from an option's by their underscores
+// only: EVERMORE_MINUPTIME. Other unknown ones are somebody else's.
+func misspelt(environ []string) []string {
+	bare := func(name string) string { return strings.ReplaceAll(name, "_", "") }
+	known, right := map[string]bool{}, map[string]string{}
+	for i := range table {
+		if name := table[i].env(); name != "" {
+			known[name], right[bare(name)] = true, name
+		}
+	}
+	var list []string
+	for _, v := range environ {
+		name, _, _ := strings.Cut(v, "=")
+		if to := right[bare(strings.ToUpper(name))]; to != "" && !known[name] {
+			list = append(list, fmt.Sprintf("the variable %s means nothing: did you mean %s?", name, to))
+		}
+	}
+	return list
+}
+
 // level is the kind of a line, as forever heads it; what the supervisor itself
 // tells later is package logs'.
 type level string

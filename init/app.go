@@ -306,7 +306,7 @@ func (a *App) start() error {
 	a.snap.Status = ""
 	a.emit(Event{Kind: Started, PID: p.PID()})
 	a.awaitReady()
-	a.armWatchdog(a.opts.Watchdog)
+	a.run.watchdog = a.opts.Watchdog
 	a.run.oomKills, _ = a.procs.OOMKills()
 	a.lookout.set(a.zombies.restart())
 	return nil
@@ -542,7 +542,7 @@ func (a *App) restart() {
 	first := a.run.before
 	if !first {
 		a.snap.Restarts++
-		a.emit(Event{Kind: Restarting, Reason: a.snap.LastReason, Restarts: a.snap.Restarts, Backoff: a.snap.Backoff})
+		a.emit(Event{Kind: Restarting, Exit: a.run.exit, Reason: a.snap.LastReason, Restarts: a.snap.Restarts, Backoff: a.snap.Backoff})
 	}
 	if err := a.start(); err != nil {
 		if e := new(reaper.StartError); first && errors.As(err, &e) && e.Exec {

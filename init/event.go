@@ -58,8 +58,8 @@ type Event struct {
 	Time time.Time
 
 	PID      int           // the app's, or the process that the kind is about
-	Exit     reaper.Exit   // Exited, SpawnFailed (its Code is 127 or 126)
-	Reason   Reason        // Exited, Restarting, SpawnFailed
+	Exit     reaper.Exit   // Exited, Restarting (of the last run), SpawnFailed (its Code is 127 or 126)
+	Reason   Reason        // Exited, Restarting, SpawnFailed, Stopping
 	Uptime   time.Duration // Exited: how long that run lasted
 	Spinning bool          // Exited: shorter than the least uptime
 	Restarts int           // Restarting: how many restarts there were, this one included
@@ -68,8 +68,11 @@ type Event struct {
 
 	Signal    syscall.Signal // Signalled, Killed
 	SentAs    syscall.Signal // Signalled: what the app was sent; 0: nothing
-	SenderPID int            // Signalled: 0: the kernel
+	SenderPID int            // Signalled; 0: the kernel, or a process outside the pid namespace
 	SenderUID int            // Signalled
+
+	FromKernel   bool // Signalled
+	FromTerminal bool // Signalled: the terminal sent it to the app, too
 
 	ParentPID int    // ZombieFound: who does not reap it
 	Name      string // ZombieFound: the parent's name; LeftoverKilled: its name

@@ -145,9 +145,10 @@ func (a *App) notified(n notice) {
 		a.watchdogElapsed()
 		return
 	case n.watchdog > 0:
-		a.armWatchdog(n.watchdog)
-	case n.alive:
-		a.armWatchdog(a.run.watchdog)
+		a.run.watchdog = n.watchdog
+	}
+	if n.alive || n.watchdog > 0 && a.snap.Ready {
+		a.feedWatchdog()
 	}
 	switch {
 	case n.ready:

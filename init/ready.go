@@ -82,6 +82,7 @@ func (a *App) becameReady() {
 		return
 	}
 	a.snap.Ready, a.snap.NotReady = true, ""
+	a.feedWatchdog()
 	a.emit(Event{Kind: Ready, PID: a.snap.PID, Uptime: time.Since(a.run.started)})
 }
 
@@ -175,13 +176,11 @@ func ask(url string) (ok bool, why string) {
 	return true, ""
 }
 
-// armWatchdog starts the watchdog of the run, or ends it when d is 0.
-func (a *App) armWatchdog(d time.Duration) {
-	a.run.watchdog = d
-	if d > 0 && a.notify != nil {
-		a.watchdog.set(d)
-	} else {
-		a.watchdog.stop()
+// feedWatchdog gives the run its full time again. As with systemd, the watchdog
+// begins to watch when the app is ready, or speaks of it.
+func (a *App) feedWatchdog() {
+	if a.run.watchdog > 0 && a.notify != nil {
+		a.watchdog.set(a.run.watchdog)
 	}
 }
 
@@ -192,6 +191,5 @@ func (a *App) watchdogElapsed() {
 		return
 	}
 	a.because = ReasonWatchdog
-	a.emit(Event{Kind: Warned, PID: a.run.process.PID(), Err: fmt.Errorf("no WATCHDOG=1 for %s", a.run.watchdog)})
 	a.endRun(0, syscall.SIGABRT)
 }

@@ -185,7 +185,7 @@ func TestNotifyOfStranger(t *testing.T) {
 func TestWatchdog(t *testing.T) {
 	// It keeps the watchdog quiet for longer than its time, then hangs.
 	l := live(t, Options{Ready: Readiness{By: ReadyNotify}, Watchdog: 400 * time.Millisecond, KillTimeout: time.Second, Policy: Policy{MaxRuns: 1}},
-		strings.Repeat("say WATCHDOG=1\nsleep 100ms\n", 8)+"sleep 1h")
+		"say READY=1\n"+strings.Repeat("say WATCHDOG=1\nsleep 100ms\n", 8)+"sleep 1h")
 	e := l.await(Exited, 1)
 	if e.Reason != ReasonWatchdog || e.Uptime < 800*time.Millisecond || e.Exit.Signal != syscall.SIGABRT && e.Exit.Code != 2 { // a Go program says 2
 		t.Errorf("got %+v", e)
@@ -193,7 +193,7 @@ func TestWatchdog(t *testing.T) {
 }
 
 func TestWatchdogByTheApp(t *testing.T) {
-	for _, word := range []string{"WATCHDOG_USEC=200000", "WATCHDOG=trigger"} {
+	for _, word := range []string{"READY=1|WATCHDOG_USEC=200000", "WATCHDOG_USEC=200000|WATCHDOG=1", "WATCHDOG=trigger"} {
 		t.Run(word, func(t *testing.T) {
 			l := live(t, Options{Ready: Readiness{By: ReadyNotify}, KillTimeout: time.Second, Policy: Policy{MaxRuns: 1}}, "say "+word+"\nsleep 1h")
 			if e := l.await(Exited, 1); e.Reason != ReasonWatchdog {

@@ -24,8 +24,8 @@ func (a *App) signalled(r signals.Received) {
 	if !rewritten {
 		to = s
 	}
-	e := Event{Kind: Signalled, Signal: s, SenderPID: r.PID, SenderUID: r.UID}
 	shared := a.sharedByTerminal(r)
+	e := Event{Kind: Signalled, Signal: s, SenderPID: r.PID, SenderUID: r.UID, FromKernel: r.FromKernel(), FromTerminal: shared}
 	switch {
 	case !signals.Forwardable(s), rewritten && to == 0:
 	case a.opts.StopSignals.Has(s):
@@ -108,7 +108,7 @@ func (a *App) endRun(received, send syscall.Signal) {
 	a.ready.stop()
 	a.watchdog.stop()
 	a.unready("it is being ended")
-	a.emit(Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send})
+	a.emit(Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send, Reason: a.because})
 	if send != 0 {
 		a.send(send)
 		if a.run.process.Halted() {

@@ -63,8 +63,9 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 //	exited                         error      error
 //	  with code 0, or as asked*    info       error
 //	restarting                     error      error
-//	  as asked*                    info       error
+//	  after code 0, or as asked*   info       error
 //	spawn_failed, gave_up          error      error
+//	  with code 0                  info       error
 //	killed, leftovers_stuck,       warn       warn
 //	  zombie_found, warned
 //	backing_off, stopping,         info       -
@@ -72,6 +73,7 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 //	preparing, started, ready,     debug: -v
 //	  unready, orphan_reaped,
 //	  status_told, stopped
+//	  (in JSON started, unready)   info       debug
 //	signalled by WINCH (a          trace: -d
 //	  terminal was resized)
 //
@@ -193,10 +195,9 @@ func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 	}
 	switch e.Kind {
 	case pid1.Exited, pid1.OrphanReaped:
+		f.Int("code", e.Exit.Status())
 		if e.Exit.Signal != 0 {
 			f.Str("signal", signals.Name(e.Exit.Signal))
-		} else {
-			f.Int("code", e.Exit.Code)
 		}
 	case pid1.SpawnFailed:
 		f.Int("code", e.Exit.Code)
@@ -227,12 +228,17 @@ func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 	switch e.Kind {
 	case pid1.Exited, pid1.Restarting:
-		clean := e.Kind == pid1.Exited && e.Exit.Status() == 0
+		clean := e.Exit.Status() == 0
 		if !l.opts.Forever && (clean || asked(e.Reason)) {
 			return zerolog.InfoLevel
 		}
 		return zerolog.ErrorLevel
-	case pid1.SpawnFailed, pid1.GaveUp:
+	case pid1.GaveUp:
+		if !l.opts.Forever && e.Code == 0 {
+			return zerolog.InfoLevel
+		}
+		return zerolog.ErrorLevel
+	case pid1.SpawnFailed:
 		return zerolog.ErrorLevel
 	case pid1.Killed, pid1.LeftoversStuck, pid1.ZombieFound, pid1.Warned:
 		return zerolog.WarnLevel
@@ -241,6 +247,12 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 			return zerolog.TraceLevel
 		}
 		return zerolog.InfoLevel
+	case pid1.Started, pid1.Unready:
+		// The pid of each run is of use where lines are read by programs.
+		if l.opts.JSON && !l.opts.Forever {
+			return zerolog.InfoLevel
+		}
+		return zerolog.DebugLevel
 	case pid1.BackingOff, pid1.Stopping, pid1.LeftoversEnding:
 		return zerolog.InfoLevel
 	default:
@@ -279,8 +291,11 @@ func (l *Lines) words(e pid1.Event) string {
 	case pid1.GaveUp:
 		return with(l.product+" gives up on script", e.Text) + fmt.Sprintf("; exit code: %d", e.Code)
 	case pid1.Stopping:
-		if e.Signal != 0 {
+		switch {
+		case e.Signal != 0:
 			return fmt.Sprintf("%s stopping script because of %s", l.product, signals.Name(e.Signal))
+		case e.Reason == pid1.ReasonWatchdog:
+			return l.product + " stopping script because it did not say WATCHDOG=1 in time"
 		}
 		return l.product + " stopping script"
 	case pid1.Signalled:
@@ -336,18 +351,26 @@ func reason(e pid1.Event) string {
 }
 
 func sender(e pid1.Event) string {
-	if e.SenderPID == 0 {
+	switch {
+	case e.FromTerminal:
+		return "the terminal"
+	case e.FromKernel:
 		return "the kernel"
+	case e.SenderPID == 0:
+		return "outside this pid namespace" // a container runtime, the kubelet
 	}
 	return fmt.Sprintf("pid %d (uid %d)", e.SenderPID, e.SenderUID)
 }
 
 func fate(e pid1.Event) string {
 	switch e.SentAs {
+	case e.Signal:
+		if e.FromTerminal {
+			return "which the script has got, too"
+		}
+		return "forwarded"
 	case 0:
 		return "not forwarded"
-	case e.Signal:
-		return "forwarded"
 	}
 	return "forwarded as " + signals.Name(e.SentAs)
 }

@@ -57,7 +57,7 @@ var eventLines = []struct {
 		"started",
 		pid1.Event{Kind: pid1.Started, PID: 7},
 		"debug: Evermore started script with pid: 7", "",
-		`{"event":"started","pid":7}`,
+		`{"event":"started","pid":7,"level":"info"}`,
 	},
 	{
 		"ready",
@@ -69,13 +69,13 @@ var eventLines = []struct {
 		"unready",
 		pid1.Event{Kind: pid1.Unready, PID: 7, Text: "it is being ended"},
 		"debug: Evermore detected script is not ready any more: it is being ended", "",
-		`{"event":"unready","pid":7}`,
+		`{"event":"unready","pid":7,"level":"info"}`,
 	},
 	{
 		"unready, nobody knows why",
 		pid1.Event{Kind: pid1.Unready, PID: 7},
 		"debug: Evermore detected script is not ready any more", "",
-		`{"event":"unready","pid":7}`,
+		`{"event":"unready","pid":7,"level":"info"}`,
 	},
 	{
 		"exited with a code",
@@ -96,14 +96,14 @@ var eventLines = []struct {
 		pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7, Signal: syscall.SIGKILL}, Reason: pid1.ReasonOOM, Uptime: time.Hour},
 		"error: Evermore detected script was killed by signal: SIGKILL (oom)",
 		"error: Forever detected script was killed by signal: SIGKILL",
-		`{"event":"exited","pid":7,"signal":"SIGKILL","reason":"oom","uptime_ms":3600000}`,
+		`{"code":137,"event":"exited","pid":7,"signal":"SIGKILL","reason":"oom","uptime_ms":3600000}`,
 	},
 	{
 		"killed as asked",
 		pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7, Signal: syscall.SIGTERM}, Reason: pid1.ReasonRequest},
 		"info: Evermore detected script was killed by signal: SIGTERM",
 		"error: Forever detected script was killed by signal: SIGTERM",
-		`{"event":"exited","pid":7,"signal":"SIGTERM","reason":"request","uptime_ms":0}`,
+		`{"code":143,"event":"exited","pid":7,"signal":"SIGTERM","reason":"request","uptime_ms":0}`,
 	},
 	{
 		"spawn failed",
@@ -120,7 +120,7 @@ var eventLines = []struct {
 	},
 	{
 		"restarting",
-		pid1.Event{Kind: pid1.Restarting, Restarts: 2, Reason: pid1.ReasonException},
+		pid1.Event{Kind: pid1.Restarting, Restarts: 2, Reason: pid1.ReasonException, Exit: reaper.Exit{Code: 1}},
 		"error: Evermore restarting script for 2 time",
 		"error: Forever restarting script for 2 time",
 		`{"event":"restarting","restarts":2,"reason":"exception"}`,
@@ -166,13 +166,13 @@ var eventLines = []struct {
 	{
 		"not forwarded",
 		pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGINT},
-		"info: Evermore received SIGINT from the kernel, not forwarded", "",
+		"info: Evermore received SIGINT from outside this pid namespace, not forwarded", "",
 		`{"event":"signalled","signal":"SIGINT","sender_pid":0,"sender_uid":0}`,
 	},
 	{
 		"resized",
-		pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGWINCH, SentAs: syscall.SIGWINCH},
-		"trace: Evermore received SIGWINCH from the kernel, forwarded", "",
+		pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGWINCH, SentAs: syscall.SIGWINCH, FromKernel: true, FromTerminal: true},
+		"trace: Evermore received SIGWINCH from the terminal, which the script has got, too", "",
 		`{"event":"signalled","signal":"SIGWINCH","sent_as":"SIGWINCH","sender_pid":0,"sender_uid":0}`,
 	},
 	{
@@ -272,7 +272,10 @@ func TestLinesOfEachEvent(t *testing.T) {
 
 			got := decode(t, observed(t, LinesOptions{Debug: true, JSON: true}, e))
 			all := decode(t, test.json)
-			all["time"], all["level"], all["message"] = stamp, level, message
+			all["time"], all["message"] = stamp, message
+			if all["level"] == nil { // the same as on the console
+				all["level"] = level
+			}
 			if !reflect.DeepEqual(got, all) {
 				t.Errorf("as JSON: %v, not %v", got, all)
 			}
