@@ -237,8 +237,22 @@ func (term *terminal) ends(code int) {
 	}
 }
 
+// awaitForeground waits until processes run in the foreground group of their
+// terminal: before that, what is typed is not for them, and a stop signal that
+// comes before SIGCONT is dropped with it.
+func awaitForeground(t *testing.T, pids ...int) {
+	t.Helper()
+	for _, pid := range pids {
+		eventually(t, fmt.Sprintf("process %d is in the foreground", pid), func() bool {
+			stat := statOf(pid)
+			return stat != nil && stat[0] != "T" && stat[2] == stat[5]
+		})
+	}
+}
+
 // statOf gives the fields of /proc/PID/stat, see proc(5), from the state on: 0 is
-// the state, 3 the session. It gives nil when the process is gone.
+// the state, 2 the process group, 3 the session, 5 the foreground group of its
+// terminal. It gives nil when the process is gone.
 func statOf(pid int) []string {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -367,6 +381,7 @@ func TestBackgroundJob(t *testing.T) {
 	sh.expect(`\[1\]\+  .*APP plain`)
 	sh.types("fg\r")
 	sh.expect("APP plain")
+	awaitForeground(t, evermore)
 	sh.types(interrupt)
 	sh.expectCode(130)
 	for _, pid := range []int{app, evermore} {
@@ -392,6 +407,7 @@ func TestContinueInBackground(t *testing.T) {
 		}
 		sh.types("fg\r")
 		sh.expect("APP silent")
+		awaitForeground(t, app, evermore)
 	}
 	sh.types(interrupt)
 	sh.expectCode(130)
