@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -335,22 +336,28 @@ func (c *process) end(t testing.TB, code int) {
 	}
 }
 
-// enter gives the command to be run beside the process, in all its namespaces.
+// enter gives the command to be run beside the process, in the namespaces that
+// it has for itself.
 func (c *process) enter(ctx context.Context, dir string, env []string, argv ...string) *exec.Cmd {
-	if c.place.isPID1() || c.hasOwn("mnt") || c.hasOwn("net") {
+	var own []string
+	for kind, flag := range map[string]string{"user": "-U", "pid": "-p", "mnt": "-m", "net": "-n"} {
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.pid(), kind))
+		if ours, _ := os.Readlink("/proc/self/ns/" + kind); err == nil && theirs != ours {
+			own = append(own, flag)
+		}
+	}
+	if len(own) > 0 && os.Geteuid() != 0 {
+		// To become root in there also means to drop groups, which only root may.
+		// Who made the user namespace is root in it as he is.
+		own = append(own, "--preserve-credentials")
+	}
+	if len(own) > 0 {
 		// The folder is to be what it is in there.
-		argv = append([]string{"nsenter", "-a", "-t", strconv.Itoa(c.pid()), "sh", "-c", `cd "$0" && exec "$@"`, dir}, argv...)
+		argv = slices.Concat([]string{"nsenter", "-t", strconv.Itoa(c.pid())}, own, []string{"sh", "-c", `cd "$0" && exec "$@"`, dir}, argv)
 	}
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.Dir, cmd.Env = dir, env
 	return cmd
-}
-
-// hasOwn tells whether the process has a namespace of its own of this kind.
-func (c *process) hasOwn(kind string) bool {
-	theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.pid(), kind))
-	ours, _ := os.Readlink("/proc/self/ns/" + kind)
-	return err == nil && theirs != ours
 }
 
 // outside gives the pid as the test sees it of the living process below c, or c

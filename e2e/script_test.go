@@ -50,7 +50,8 @@ import (
 //	needs TOOL...              skip without these tools; fail where CI=true
 //	lacks REASON...            skip for the reason; fail where CI=true
 //
-// Conditions: plain, pid1 (it is PID 1), root (it is the machine's root), userns.
+// Conditions: plain, pid1 (it is PID 1), root (it is the machine's root), userns,
+// namespaces (it may make them, by unshare(1), and mount).
 //
 // In the environment, beside testscript's own: BIN is the folder of the
 // binaries; ADDR and PORT are free for --http, APP_PORT for an app; EVERMORE_HTTP is off and EVERMORE_LOG_FORMAT console, so that scripts
@@ -110,6 +111,8 @@ func (p place) condition(name string) (bool, error) {
 		return p.isRoot(), nil
 	case "userns":
 		return p == unprivileged, nil
+	case "namespaces":
+		return p == unprivileged || p.isRoot(), nil
 	}
 	return false, fmt.Errorf("unknown condition %q", name)
 }
