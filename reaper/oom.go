@@ -50,7 +50,7 @@ func findOOMFile(root string) string {
 		id, rest, _ := strings.Cut(strings.TrimSpace(line), ":")
 		controllers, group, _ := strings.Cut(rest, ":")
 		for controller := range strings.SplitSeq(controllers, ",") {
-			name := ""
+			var name string
 			switch {
 			case controller == "memory":
 				name = "memory.oom_control"
