@@ -109,6 +109,7 @@ type running struct {
 	serving  bool         // what could wait is there
 	early    []pid1.Event // what happened before
 	recorded chan func()  // gives what removes the record of this supervisor
+	modes    *terminalModes
 }
 
 // open opens what was asked for, so that what can't be had is an error before
@@ -124,6 +125,9 @@ func (r *running) open(o *pid1.Options) error {
 	r.output = output
 	files := output.Files()
 	o.Command.Files = files[:]
+	if o.Terminal {
+		r.modes = modesOf(0)
+	}
 	if r.pidFile != "" {
 		r.pidOf = pidFile(r.pidFile)
 		if err := r.pidOf.touch(); err != nil {
@@ -156,6 +160,9 @@ func (r *running) Observe(e pid1.Event) {
 		if err := r.pidOf.write(e.PID); err != nil {
 			r.warn(err)
 		}
+	}
+	if e.Kind == pid1.Exited {
+		r.modes.restore(0)
 	}
 }
 

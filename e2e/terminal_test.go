@@ -427,6 +427,22 @@ func TestREPL(t *testing.T) {
 	sh.expectCode(0)
 }
 
+// An app that is killed while it reads keys leaves the terminal raw: ^C is no
+// signal there.
+func TestKilledInRawMode(t *testing.T) {
+	t.Parallel()
+	sh := shell(t)
+	sh.types("$EV --http off --spin-sleep-time 1s -- node $APP raw " + filepath.Join(t.TempDir(), "once") + "\r")
+	sh.expectUp()
+	sh.types("x")
+	sh.expect("killed by signal: SIGKILL")
+	sh.expectUp()
+	sh.types("one\r")
+	sh.expect("one\r\n.*got one") // it is shown as it is typed
+	sh.types(interrupt)
+	sh.expectCode(130)
+}
+
 func TestResize(t *testing.T) {
 	t.Parallel()
 	sh := shell(t)

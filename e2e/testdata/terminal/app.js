@@ -26,7 +26,9 @@ switch (mode) {
     process.on('SIGWINCH', () => setImmediate(tell)); // node, too, asks for the size when it comes
     break;
   }
-  case 'raw': // takes keys, not lines
+  case 'raw': // takes keys, not lines; only in its first life, when there is a file to note it
+    if (process.argv[3] && fs.existsSync(process.argv[3])) break;
+    if (process.argv[3]) fs.writeFileSync(process.argv[3], '');
     process.stdin.setRawMode(true);
     process.stdin.on('data', (key) => {
       if (String(key) === 'x') process.kill(process.pid, 'SIGKILL');
