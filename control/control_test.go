@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"bufio"
 	"encoding/json"
 	"fmt"
@@ -286,12 +287,14 @@ func TestReadOnlyRoot(t *testing.T) {
 	cmd := exec.Command("unshare", "-rm", "sh", "-c",
 		`mount -t tmpfs -o ro,mode=700 tmpfs "$EVERMORE_ROOT" && exec "$0" </dev/null`, os.Args[0])
 	cmd.Env = append(os.Environ(), "CONTROL_TEST_SUPERVISOR=x", "EVERMORE_ROOT="+dir+"/fixed", "HOME="+dir+"/home")
-	out, err := cmd.CombinedOutput()
-	if err != nil && strings.Contains(string(out), "unshare") && os.Getenv("CI") == "" {
-		t.Skipf("no namespaces here: %s", out)
+	var told bytes.Buffer
+	cmd.Stderr = &told // the runtime of a test under coverage speaks there, too
+	out, err := cmd.Output()
+	if err != nil && strings.Contains(told.String(), "unshare") && os.Getenv("CI") == "" {
+		t.Skipf("no namespaces here: %s", told.String())
 	}
 	if err != nil || string(out) != "<nil>\n" {
-		t.Fatalf("%s, %v", out, err)
+		t.Fatalf("%s%s, %v", out, told.String(), err)
 	}
 	if _, err := os.Stat(dir + "/home/.evermore/run"); err != nil {
 		t.Error(err)
