@@ -156,10 +156,10 @@ var ways = []podman{
 
 // containerImage is made of the last target of the Dockerfile, with this
 // machine's node, the binary that is tested, and testdata/container/app.js. The
-// whole Dockerfile is proved in image/.
-const (
-	containerImage = "localhost/evermore-e2e-container"
-	containerBase  = containerImage + "-base"
+// whole Dockerfile is proved in image/. Runs beside each other have their own.
+var (
+	containerImage = fmt.Sprintf("localhost/evermore-e2e-container:%d", os.Getpid())
+	containerBase  = fmt.Sprintf("localhost/evermore-e2e-container-base:%d", os.Getpid())
 )
 
 // buildContainer makes the image and finds out how podman runs here.
