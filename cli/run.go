@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,8 @@ const (
 	// evermore's last lines, drainTime for the app's last output.
 	flushTime = 100 * time.Millisecond
 	drainTime = 3 * time.Second
+	// processors is how many threads run Go code at a time.
+	processors = 2
 )
 
 // run supervises the app in the foreground, from its first start to its end, and
@@ -55,11 +58,16 @@ func (r *running) start(first *early.Start) error {
 	if err := r.open(&o); err != nil {
 		return err
 	}
+	// A supervisor needs no more, however large its host is, and each costs memory.
+	if runtime.GOMAXPROCS(0) > processors {
+		runtime.GOMAXPROCS(processors)
+	}
 	var kernel pid1.Kernel
 	if first != nil {
 		kernel.Reaper, r.catcher = first.Reaper, first.Catcher
 		kernel.First = func() (*reaper.Process, error) { return first.Process, first.Err }
 	} else {
+		early.KeepThreads()
 		if r.catcher, err = signals.Catch(caught(&o)); err != nil {
 			return err
 		}
@@ -169,7 +177,6 @@ func (r *running) Observe(e pid1.Event) {
 // serve does what could wait until the app was started.
 func (r *running) serve() {
 	r.serving = true
-	keepThreads()
 	address := ""
 	if r.listener != nil {
 		address = r.listener.Addr().String()

@@ -109,7 +109,15 @@ func running(roots []candidate) ([]Record, error) {
 	return records, nil
 }
 
+// maxRecord is more than a record ever has.
+const maxRecord = 64 << 10
+
 func read(path string) (Record, error) {
+	// Whatever else lies there is neither followed nor waited for.
+	info, err := os.Lstat(path)
+	if err != nil || !info.Mode().IsRegular() || info.Size() > maxRecord {
+		return Record{}, errors.Join(err, errors.New("not the record of a supervisor"))
+	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return Record{}, err

@@ -51,6 +51,7 @@ func begin(args, env []string) *Start {
 	if s.Process, s.Err = s.Reaper.Start(c); s.Err == nil {
 		_ = s.Catcher.SetTarget(s.Process.PIDFD())
 	}
+	KeepThreads() // at once: the app may take the pids that are left
 	return s
 }
 

@@ -35,6 +35,10 @@ const (
 	// forwardedFor is how long after a signal was forwarded a death by it is
 	// put down to it.
 	forwardedFor = 5 * time.Second
+	// startPause is the least pause after a start that failed, forkPause that
+	// after one for which there was no process, where a spinning script is given up.
+	startPause = 10 * time.Millisecond
+	forkPause  = time.Second
 	// readyUptime is how long an app is up before it is ready, unless another
 	// way to know was chosen.
 	readyUptime = time.Second
@@ -119,7 +123,8 @@ type run struct {
 	uptime   time.Duration
 	before   bool
 	watchdog time.Duration
-	oomKills uint64 // there were when it began
+	hungAt   time.Time // when the watchdog elapses
+	oomKills uint64    // there were when it began
 }
 
 // view is what Snapshot reads: a snapshot and what the passing of time changes.
@@ -346,7 +351,13 @@ func (a *App) startFailed(err error) {
 	a.run.exit = exit
 	a.snap.LastExit, a.snap.LastExitAt, a.snap.LastReason = exit, exit.At, ReasonSpawn
 	a.emit(Event{Kind: SpawnFailed, Exit: exit, Reason: ReasonSpawn, Err: err})
-	a.next(Ended{Exit: exit, Now: time.Since(a.epoch)}, ReasonSpawn)
+	p := a.opts.Policy
+	if e := new(reaper.StartError); errors.As(err, &e) && !e.Exec && p.SpinSleepTime == 0 {
+		// There was no room for a process: that is not the app's fault, and never
+		// the end.
+		p.SpinSleepTime, p.MinUptime = forkPause, max(p.MinUptime, 1)
+	}
+	a.next(p, Ended{Exit: exit, Now: time.Since(a.epoch)}, ReasonSpawn)
 }
 
 // reap takes the exits of all dead children.
@@ -471,7 +482,7 @@ func (a *App) settled() {
 		a.stop(exit.Status())
 		return
 	}
-	a.next(Ended{Exit: exit, Uptime: uptime, Requested: requested, Now: time.Since(a.epoch)}, reason)
+	a.next(a.opts.Policy, Ended{Exit: exit, Uptime: uptime, Requested: requested, Now: time.Since(a.epoch)}, reason)
 }
 
 // beforeExited: the command of --before is over.
@@ -505,15 +516,18 @@ func (a *App) reason(e reaper.Exit) Reason {
 }
 
 // next does what the policy says about an end.
-func (a *App) next(e Ended, reason Reason) {
+func (a *App) next(p Policy, e Ended, reason Reason) {
 	var d Decision
-	d, a.history = a.opts.Policy.Next(e, a.history, jitter())
+	d, a.history = p.Next(e, a.history, jitter())
 	a.snap.Spinning = a.history.Spins > 0
 	a.because = ""
 	switch d := d.(type) {
 	case Restart:
 		a.snap.LastReason = reason
 		a.state = StateBackoff
+		if reason == ReasonSpawn {
+			d.After = max(d.After, startPause) // what fails at once must not fail all the time
+		}
 		if d.After > 0 {
 			a.snap.Backoff, a.snap.BackoffUntil = d.After, time.Now().Add(d.After)
 			a.snap.NotReady = "it is down, waiting to be started again"

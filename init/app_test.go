@@ -422,7 +422,7 @@ func TestStopOfStubborn(t *testing.T) {
 		}
 		st.die(137)
 		st.told("0 started 101", "0 signal SIGTERM sent as SIGTERM", "0 stopping", "0 SIGTERM to 101",
-			"8 killed", "8 SIGKILL to group 101", "8 exited signal 9 request", "8 stopped 137")
+			"8 killed", "8 SIGKILL to group 101", "8 SIGKILL to 101", "8 exited signal 9 request", "8 stopped 137")
 		st.ended(137)
 	})
 }
@@ -431,7 +431,7 @@ func TestStopOfUnkillable(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.signal(syscall.SIGTERM)
 		st.after(14 * s)
-		st.told("0 started 101", "0 signal SIGTERM sent as SIGTERM", "0 stopping", "0 SIGTERM to 101", "8 killed", "8 SIGKILL to group 101",
+		st.told("0 started 101", "0 signal SIGTERM sent as SIGTERM", "0 stopping", "0 SIGTERM to 101", "8 killed", "8 SIGKILL to group 101", "8 SIGKILL to 101",
 			"13 warning: process 101 is still there 5s after SIGKILL: it hangs in the kernel", "13 stopped 137")
 		st.ended(137)
 	})

@@ -142,6 +142,7 @@ func (a *App) notified(n notice) {
 	}
 	switch {
 	case n.trigger:
+		a.run.hungAt = time.Time{}
 		a.watchdogElapsed()
 		return
 	case n.watchdog > 0:

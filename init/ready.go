@@ -16,6 +16,9 @@ const (
 	probeFirst   = 100 * time.Millisecond
 	probeLast    = 2 * time.Second
 	probeTimeout = time.Second
+	// watchdogLate is by how much the watchdog's timer may be late where evermore
+	// itself was not frozen.
+	watchdogLate = 200 * time.Millisecond
 )
 
 // awaitReady begins to find out whether the run that has just begun is ready.
@@ -181,6 +184,7 @@ func ask(url string) (ok bool, why string) {
 func (a *App) feedWatchdog() {
 	if a.run.watchdog > 0 && a.notify != nil {
 		a.watchdog.set(a.run.watchdog)
+		a.run.hungAt = time.Now().Add(a.run.watchdog)
 	}
 }
 
@@ -188,6 +192,10 @@ func (a *App) feedWatchdog() {
 // SIGABRT comes first, so that it can leave a trace of where it hangs.
 func (a *App) watchdogElapsed() {
 	if a.state != StateRunning {
+		return
+	}
+	if time.Since(a.run.hungAt) > watchdogLate && !a.run.hungAt.IsZero() {
+		a.feedWatchdog() // it was evermore that stood still: the app has its time again
 		return
 	}
 	a.because = ReasonWatchdog

@@ -84,6 +84,9 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 		a.because = ReasonRequest
 		a.endRun(received, send)
 	case StateStopping:
+		if !a.final && !a.snap.UnkillableSince.IsZero() {
+			a.kill.set(killGrace) // nobody has waited for the end so far
+		}
 		a.final = true
 		if received == syscall.SIGINT {
 			a.killNow()
@@ -144,11 +147,11 @@ func (a *App) killNow() {
 	}
 	a.emit(Event{Kind: Killed, PID: a.run.process.PID(), Signal: syscall.SIGKILL})
 	a.snap.UnkillableSince = time.Now()
-	kill := a.run.process.Signal
 	if a.opts.KillTree || a.opts.SignalGroup {
-		kill = a.run.process.SignalGroup
+		_ = a.run.process.SignalGroup(syscall.SIGKILL)
 	}
-	a.sent(syscall.SIGKILL, kill(syscall.SIGKILL))
+	// The app may have left the group that it was to lead.
+	a.sent(syscall.SIGKILL, a.run.process.Signal(syscall.SIGKILL))
 	a.kill.set(killGrace)
 }
 
@@ -156,7 +159,10 @@ func (a *App) killNow() {
 // tells whether it was sent.
 func (a *App) send(s syscall.Signal) bool {
 	if a.opts.SignalGroup {
-		return a.sent(s, a.run.process.SignalGroup(s))
+		if err := a.run.process.SignalGroup(s); !errors.Is(err, syscall.ESRCH) {
+			return a.sent(s, err)
+		}
+		// It has left the group that it was to lead.
 	}
 	return a.sent(s, a.run.process.Signal(s))
 }

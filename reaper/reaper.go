@@ -23,6 +23,12 @@ var ErrGone = errors.New("the process has ended")
 // must not keep its caller from everything else.
 const batch = 512
 
+// The values of si_code for a dead child, sigaction(2).
+const (
+	cldExited = 1
+	cldDumped = 3
+)
+
 // Reaper starts processes and reaps all children. Its methods may be called from
 // any goroutine.
 type Reaper struct {
@@ -105,7 +111,14 @@ func (r *Reaper) Reap() Reaped {
 func (r *Reaper) reapOne() (exit Exit, owned, ok bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	pid, err := peek()
+	pid, dead, err := peek()
+	for err == nil && pid != 0 && !dead {
+		// A child that asked to be traced has stopped: take note, go on.
+		if _, err := unix.Wait4(pid, nil, unix.WNOHANG|unix.WALL, nil); err != nil && err != unix.EINTR {
+			return Exit{}, false, false
+		}
+		pid, dead, err = peek()
+	}
 	if err != nil || pid == 0 {
 		return Exit{}, false, false
 	}
@@ -140,13 +153,14 @@ func (r *Reaper) reapOne() (exit Exit, owned, ok bool) {
 // descendant becomes a child when its parent dies, none means that nothing of
 // what was started is left.
 func (r *Reaper) HasChildren() bool {
-	_, err := peek()
+	_, _, err := peek()
 	return err != unix.ECHILD
 }
 
 // peek gives the pid of a dead child and leaves it unreaped; 0: none is dead.
-// ECHILD: there is no child.
-func peek() (int, error) {
+// ECHILD: there is no child. waitid(2) also tells, unasked, of a traced child that
+// has stopped; that one is not dead.
+func peek() (pid int, dead bool, err error) {
 	// struct siginfo of SIGCHLD, sigaction(2); si_pid is where x/sys has
 	// padding.
 	var info struct {
@@ -157,7 +171,7 @@ func peek() (int, error) {
 	for {
 		err := unix.Waitid(unix.P_ALL, 0, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT|unix.WALL, nil)
 		if err != unix.EINTR {
-			return int(info.pid), err
+			return int(info.pid), info.code >= cldExited && info.code <= cldDumped, err
 		}
 	}
 }

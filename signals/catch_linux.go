@@ -62,6 +62,9 @@ type handlerState struct {
 	sending [65]atomic.Int32
 	sent    atomic.Uint64
 	lost    atomic.Uint64
+	// missed is a Set: signals that were neither sent nor reported, since the pipe
+	// was full. The eventfd tells of them.
+	missed atomic.Uint64
 
 	defaultAction action //nolint:unused // by the assembly; all zero is SIG_DFL
 }
@@ -161,6 +164,7 @@ func (c *Catcher) start(o Options) error {
 	}
 	h.sent.Store(0)
 	h.lost.Store(0)
+	h.missed.Store(0)
 
 	if err := c.install(o.Default); err != nil {
 		return err
@@ -300,6 +304,13 @@ func (c *Catcher) readChildEvents() {
 		case c.children <- struct{}{}:
 		default: // a token that nobody has taken yet stands for this one too
 		}
+		for _, s := range Set(handler.missed.Swap(0)).Signals() {
+			select {
+			case c.signals <- Received{Signal: s}:
+			case <-c.done:
+				return
+			}
+		}
 	}
 }
 
@@ -341,8 +352,9 @@ func (c *Catcher) JustForwarded(s syscall.Signal) bool {
 	return Set(handler.sent.And(^uint64(bit(s)))).Has(s)
 }
 
-// Lost is how many signals arrived and, the pipe being full, were not reported.
-// The handler sent them on all the same.
+// Lost is how many signals arrived and found the pipe full. Those that the handler
+// sent on are not reported; of the others each signal is, once and without its
+// sender, so that no stop is missed.
 func (c *Catcher) Lost() uint64 { return handler.lost.Load() }
 
 // Close gives the signals back to whom they belonged before, Go's runtime; but

@@ -110,6 +110,14 @@ report:
 	JGT	done
 	LOCK
 	INCQ	handlerState_lost(R12)
+	TESTL	R8, R8
+	JNZ	done
+	LEAL	-1(R13), CX
+	MOVL	$1, AX
+	SHLQ	CX, AX
+	LOCK
+	ORQ	AX, handlerState_missed(R12)
+	JMP	childEvent
 done:
 	RET
 

@@ -121,6 +121,17 @@ lose:
 	ADD	$1, R4
 	STLXR	R4, (R6), R5
 	CBNZW	R5, lose
+	CBNZ	R24, done
+	SUB	$1, R20, R3
+	MOVD	$1, R4
+	LSL	R3, R4, R3
+	ADD	$handlerState_missed, R19, R7
+miss:
+	LDAXR	(R7), R4
+	ORR	R3, R4
+	STLXR	R4, (R7), R5
+	CBNZW	R5, miss
+	B	childEvent
 done:
 	RET
 
