@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"evermore/logs"
 )
 
 // programName is what evermore calls itself: "forever" through a link of that
@@ -93,7 +95,16 @@ func (s *settings) say(l level, text string) {
 	for one := range strings.SplitSeq(text, "\n") {
 		b.WriteString(line(l, one, coloured))
 	}
-	os.Stderr.WriteString(b.String())
+	// A stderr that nobody reads must not hold up evermore, which may be PID 1.
+	conn, err := os.Stderr.SyscallConn()
+	if err != nil {
+		return
+	}
+	_ = conn.Control(func(fd uintptr) {
+		q := logs.NewQueue(int(fd))
+		_, _ = q.Write([]byte(b.String()))
+		q.Close(flushTime)
+	})
 }
 
 // coloured tells whether what is written to a descriptor is to be coloured: as

@@ -48,10 +48,10 @@ func begin(args, env []string) *Start {
 		s.Catcher.Close()
 		return nil
 	}
+	KeepThreads()
 	if s.Process, s.Err = s.Reaper.Start(c); s.Err == nil {
 		_ = s.Catcher.SetTarget(s.Process.PIDFD())
 	}
-	KeepThreads() // at once: the app may take the pids that are left
 	return s
 }
 

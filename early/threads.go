@@ -5,9 +5,10 @@ import (
 	"sync"
 )
 
-// spareThreads is how many threads there are from the start: for the two that run
-// Go code, for system calls that last (a log whose reader is stuck, a slow disk),
-// and for the runtime itself.
+// spareThreads is how many threads there are beside the first and the runtime's
+// own: for the two that run Go code, and for system calls that last, which are the
+// writes of two streams and of the log to readers that are stuck. The rest is for
+// the runtime, which takes a new thread where one is only just busy.
 const spareThreads = 8
 
 // KeepThreads has the Go runtime make the threads that it may need later, while it
