@@ -123,9 +123,13 @@ type running struct {
 // open opens what was asked for, so that what can't be had is an error before
 // anything runs.
 func (r *running) open(o *pid1.Options) error {
+	ready := make(chan struct{}) // the copying of output has begun before there are lines to tell of it
 	output, err := logs.Open(logs.Options{
 		LogFile: r.logFile, OutFile: r.outFile, ErrFile: r.errFile, Append: r.appendLogs, Silent: r.silent,
-		Failed: func(name string, err error) { r.warn(fmt.Errorf("cannot write the app's output to %s: %w", name, err)) },
+		Failed: func(name string, err error) {
+			<-ready
+			r.warn(fmt.Errorf("cannot write the app's output to %s: %w", name, err))
+		},
 	})
 	if err != nil {
 		return err
@@ -153,6 +157,7 @@ func (r *running) open(o *pid1.Options) error {
 	r.lines = logs.NewLines(r.queue, logs.LinesOptions{
 		Forever: r.program == "forever", JSON: r.logFormat == "json", Color: r.coloured(2), Verbose: r.verbose, Debug: r.debug,
 	})
+	close(ready)
 	return nil
 }
 
