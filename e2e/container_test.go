@@ -94,7 +94,7 @@ func TestContainer(t *testing.T) {
 		term := onTerminal(t, cmd)
 		term.expect("> ")
 		term.types("6*7+100000\r")
-		term.expect(`m100042\x1b[^>]*> `)
+		term.expect(`100042(?:\x1b\[39m)?\r*\n[^>]*> `)
 		term.types(".exit\r")
 		term.ends(0)
 	})
