@@ -51,6 +51,12 @@ type Processes interface {
 	// Leftovers gives what is left of the run of a process that was reaped.
 	Leftovers(Process) []Leftover
 	Zombies() []reaper.Zombie
+	// Adopt watches over a running process that somebody else has started.
+	Adopt(reaper.Adoption) (Process, error)
+	// Gone tells that an adopted process has ended: Reap gives its exit.
+	Gone() <-chan struct{}
+	// Memory is the resident memory of a process, in bytes.
+	Memory(Process) (bytes int64, ok bool)
 	OOMKills() (n uint64, ok bool)
 }
 
@@ -92,6 +98,9 @@ type App struct {
 	pings    chan chan struct{}
 	notices  chan notice
 	probes   chan probed
+	restarts chan restartRequest
+	stops    chan stopRequest
+	signals  chan signalRequest
 	over     chan struct{} // closed when Run returns
 
 	// What follows belongs to Run.
@@ -100,8 +109,14 @@ type App struct {
 	snap     Snapshot
 	history  History
 	run      run
-	final    bool   // nothing is started any more
-	because  Reason // why evermore is ending the run; empty: it is not
+	final    bool         // nothing is started any more
+	because  Reason       // why evermore is ending the run; empty: it is not
+	cause    string       // what a person should know of that
+	forced   bool         // the next run follows at once
+	fault    bool         // evermore ends the run for a fault of it
+	waiting  []chan error // who waits for the next start
+	hooks    []hook
+	nextTime time.Time // the next of Options.Schedule; zero: not looked up
 	exitCode int
 	left     []Leftover     // of the run that is over
 	clearBy  syscall.Signal // what they were last sent
@@ -111,6 +126,7 @@ type App struct {
 	sentAt   map[syscall.Signal]time.Time // when a signal was last forwarded
 
 	backoff, kill, clear, settle, ready, watchdog, lookout timer
+	memory, runTime, scheduled, hookTimer                  timer
 }
 
 // run is one run of the app, or of the command of --before.
@@ -141,14 +157,17 @@ type view struct {
 func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
 	a := &App{
 		opts: o, procs: p, catcher: c, observers: observers,
-		pings:   make(chan chan struct{}),
-		notices: make(chan notice),
-		probes:  make(chan probed),
-		over:    make(chan struct{}),
-		again:   make(chan struct{}, 1),
-		sentAt:  make(map[syscall.Signal]time.Time),
-		epoch:   time.Now(),
-		state:   StatePreparing,
+		pings:    make(chan chan struct{}),
+		notices:  make(chan notice),
+		probes:   make(chan probed),
+		restarts: make(chan restartRequest),
+		stops:    make(chan stopRequest),
+		signals:  make(chan signalRequest),
+		over:     make(chan struct{}),
+		again:    make(chan struct{}, 1),
+		sentAt:   make(map[syscall.Signal]time.Time),
+		epoch:    time.Now(),
+		state:    StatePreparing,
 	}
 	a.prober.url = o.Ready.URL
 	a.snap.NotReady = "it has not been started yet"
@@ -165,7 +184,9 @@ func (a *App) Start() (code int, err error) {
 			return 1, err
 		}
 	}
-	if len(a.opts.Before) > 0 {
+	if a.opts.Adopt != nil {
+		err = a.adopt()
+	} else if len(a.opts.Before) > 0 {
 		err = a.prepare()
 	} else if err = a.start(); err != nil {
 		if e := new(reaper.StartError); errors.As(err, &e) && !e.Exec {
@@ -193,13 +214,21 @@ func (a *App) end() {
 func (a *App) Run() int {
 	defer a.end()
 	a.reap() // of what was inherited, or died before SIGCHLD was caught
-	for a.state != StateStopped {
+	for a.state != StateStopped || len(a.hooks) > 0 {
 		a.publish()
 		select {
 		case s := <-a.catcher.Signals():
 			a.signalled(s)
 		case <-a.catcher.Children():
 			a.reap()
+		case <-a.procs.Gone():
+			a.reap()
+		case r := <-a.restarts:
+			a.restartRequested(r)
+		case r := <-a.stops:
+			a.stopAsked(r)
+		case r := <-a.signals:
+			a.signalAsked(r)
 		case <-a.again:
 			a.reap()
 		case <-a.backoff.c:
@@ -216,6 +245,14 @@ func (a *App) Run() int {
 			a.watchdogElapsed()
 		case <-a.lookout.c:
 			a.lookForZombies()
+		case <-a.memory.c:
+			a.memoryTimeElapsed()
+		case <-a.runTime.c:
+			a.runTimeElapsed()
+		case <-a.scheduled.c:
+			a.scheduleElapsed()
+		case <-a.hookTimer.c:
+			a.hookTimeElapsed()
 		case n := <-a.notices:
 			a.notified(n)
 		case p := <-a.probes:
@@ -300,10 +337,39 @@ func (a *App) prepare() error {
 
 // start starts the app's next run.
 func (a *App) start() error {
-	p, err := a.spawn(a.opts.Command)
+	p, err := a.spawn(a.command())
+	if err != nil {
+		a.answer(err)
+		return err
+	}
+	a.began(p)
+	return nil
+}
+
+// command is what the next run executes.
+func (a *App) command() reaper.Command {
+	if a.opts.Refresh != nil {
+		if err := a.opts.Refresh(&a.opts.Command); err != nil {
+			a.emit(Event{Kind: Warned, Err: err})
+		}
+	}
+	return a.opts.Command
+}
+
+// adopt takes over the run of an app that lost its supervisor.
+func (a *App) adopt() error {
+	p, err := a.procs.Adopt(*a.opts.Adopt)
 	if err != nil {
 		return err
 	}
+	a.run = run{n: a.run.n + 1, process: p, started: a.opts.Adopt.StartedAt}
+	_ = a.catcher.SetTarget(p.PIDFD())
+	a.began(p)
+	return nil
+}
+
+// began: a run of the app has begun.
+func (a *App) began(p Process) {
 	a.state = StateRunning
 	a.snap.PID, a.snap.StartedAt = p.PID(), a.run.started
 	a.snap.Starts++
@@ -314,7 +380,8 @@ func (a *App) start() error {
 	a.run.watchdog = a.opts.Watchdog
 	a.run.oomKills, _ = a.procs.OOMKills()
 	a.lookout.set(a.zombies.restart())
-	return nil
+	a.limit()
+	a.answer(nil)
 }
 
 // spawn starts a command as the next run.
@@ -367,7 +434,9 @@ func (a *App) reap() {
 		a.emit(Event{Kind: OrphanReaped, PID: e.PID, Exit: e})
 	}
 	for _, e := range r.Exits {
-		a.exited(e)
+		if !a.hookExited(e.PID, e.String(), e.Status()) {
+			a.exited(e)
+		}
 	}
 	if r.More {
 		select {
@@ -392,6 +461,7 @@ func (a *App) exited(e reaper.Exit) {
 	a.kill.stop()
 	a.ready.stop()
 	a.watchdog.stop()
+	a.unlimit()
 	a.unready("it is down")
 	a.snap.PID, a.snap.StartedAt, a.snap.UnkillableSince = 0, time.Time{}, time.Time{}
 	a.state, a.settling = StateClearing, false
@@ -475,14 +545,16 @@ func (a *App) settled() {
 	}
 	reason := a.reason(exit)
 	requested := reason == ReasonRequest
-	spinning := !requested && uptime < a.opts.Policy.MinUptime
+	spinning := !requested && !a.forced && uptime < a.opts.Policy.MinUptime
 	a.snap.LastExit, a.snap.LastExitAt, a.snap.LastReason = exit, exit.At, reason
-	a.emit(Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final})
+	e := Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final}
+	a.emit(e)
+	a.hook(e)
 	if a.final {
 		a.stop(exit.Status())
 		return
 	}
-	a.next(a.opts.Policy, Ended{Exit: exit, Uptime: uptime, Requested: requested, Now: time.Since(a.epoch)}, reason)
+	a.next(a.opts.Policy, Ended{Exit: exit, Uptime: uptime, Requested: requested, Forced: a.forced, Fault: a.fault, Now: time.Since(a.epoch)}, reason)
 }
 
 // beforeExited: the command of --before is over.
@@ -520,7 +592,7 @@ func (a *App) next(p Policy, e Ended, reason Reason) {
 	var d Decision
 	d, a.history = p.Next(e, a.history, jitter())
 	a.snap.Spinning = a.history.Spins > 0
-	a.because = ""
+	a.because, a.cause, a.forced, a.fault = "", "", false, false
 	switch d := d.(type) {
 	case Restart:
 		a.snap.LastReason = reason
@@ -579,6 +651,7 @@ func (a *App) stop(code int) {
 	for _, e := range a.procs.Reap().Orphans {
 		a.emit(Event{Kind: OrphanReaped, PID: e.PID, Exit: e})
 	}
+	a.answer(ErrEnding)
 	a.emit(Event{Kind: Stopped, Code: a.exitCode})
 }
 

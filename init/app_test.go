@@ -29,6 +29,7 @@ type stage struct {
 	log      []string   // what was sent and what happened, with its second
 	zombies  []reaper.Zombie
 	oomKills atomic.Uint64
+	memory   atomic.Int64
 
 	looks int // how often zombies were looked for
 
@@ -117,6 +118,17 @@ func (st *stage) Zombies() []reaper.Zombie {
 
 func (st *stage) OOMKills() (uint64, bool) { return st.oomKills.Load(), true }
 
+func (st *stage) Memory(Process) (int64, bool) { return st.memory.Load(), true }
+func (st *stage) Gone() <-chan struct{}        { return nil }
+
+func (st *stage) Adopt(a reaper.Adoption) (Process, error) {
+	if a.PID == 0 {
+		return nil, reaper.ErrGone
+	}
+	st.running = &actor{st, a.PID}
+	return st.running, nil
+}
+
 func (st *stage) looked() int {
 	st.mu.Lock()
 	defer st.mu.Unlock()
@@ -169,7 +181,11 @@ func (st *stage) Observe(e Event) {
 	case GaveUp:
 		st.note("gave up %d: %s", e.Code, e.Text)
 	case Stopping:
-		st.note("stopping")
+		if e.Text != "" {
+			st.note("stopping: %s", e.Text)
+		} else {
+			st.note("stopping")
+		}
 	case Signalled:
 		st.note("signal %s sent as %s", signals.Name(e.Signal), sentAs(e.SentAs))
 	case Killed:

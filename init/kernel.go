@@ -39,3 +39,15 @@ func (k *Kernel) Leftovers(p Process) []Leftover {
 type leftover struct{ reaper.Leftover }
 
 func (l leftover) String() string { return fmt.Sprintf("%s (%d)", l.Name, l.PID) }
+
+// Adopt watches over a process that somebody else has started.
+func (k *Kernel) Adopt(a reaper.Adoption) (Process, error) {
+	p, err := k.Reaper.Adopt(a)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Memory is the resident memory of p in bytes.
+func (k *Kernel) Memory(p Process) (int64, bool) { return p.(*reaper.Process).Memory() }

@@ -23,7 +23,25 @@ type Options struct {
 	// the end.
 	Before []string
 
+	// Adopt, when not nil, is the process of the first run: it is there already.
+	Adopt *reaper.Adoption
+	// Refresh, when not nil, brings Command up to date before each start. Where it
+	// fails Command stays as it was.
+	Refresh func(*reaper.Command) error
+	// OnExit, when not empty, is a command that runs after each exit, with
+	// EVERMORE_EXIT_CODE, _SIGNAL, _REASON, _UPTIME_MS, _PID and EVERMORE_RESTARTS
+	// in its environment. It may take 10 s.
+	OnExit []string
+
 	Policy Policy
+	// MaxMemory is the resident memory in bytes above which the app is started
+	// anew. 0: no limit.
+	MaxMemory int64
+	// MaxRunTime is how long a run may last before it is started anew. 0: for ever.
+	MaxRunTime time.Duration
+	// Schedule, when not nil, gives the next moment after the given one at which
+	// the app is started anew; the zero time: never.
+	Schedule func(time.Time) time.Time
 
 	// KillSignal is sent to end the command. 0: the stop signal that arrived,
 	// and SIGTERM where none did.

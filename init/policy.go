@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -80,6 +81,8 @@ type Policy struct {
 	MaxRuns int
 	// MaxRestarts limits the restarts in any window.
 	MaxRestarts Rate
+	// StopCodes are exit codes that are not followed by a restart.
+	StopCodes []int
 }
 
 // Validate reports values that mean nothing.
@@ -118,6 +121,9 @@ type Ended struct {
 	// Requested says that a signal which evermore forwarded ended the run: it is
 	// neither spinning nor counted, but When holds.
 	Requested bool
+	// Fault says that evermore ended the run for a fault of it (a hang, its
+	// memory): whatever its exit code, it is a failure.
+	Fault bool
 	// Now is the moment on the clock of the history.
 	Now time.Duration
 }
@@ -145,7 +151,10 @@ func (p Policy) Next(e Ended, h History, jitter float64) (Decision, History) {
 	if e.Forced {
 		return Restart{}, h
 	}
-	if p.When == Never || p.When == OnFailure && e.Exit.Status() == 0 {
+	if p.When == Never || p.When == OnFailure && e.Exit.Status() == 0 && !e.Fault {
+		return Done{}, h
+	}
+	if !e.Fault && e.Exit.Signal == 0 && slices.Contains(p.StopCodes, e.Exit.Code) {
 		return Done{}, h
 	}
 	if e.Requested {

@@ -198,6 +198,6 @@ func (a *App) watchdogElapsed() {
 		a.feedWatchdog() // it was evermore that stood still: the app has its time again
 		return
 	}
-	a.because = ReasonWatchdog
+	a.because, a.fault = ReasonWatchdog, true
 	a.endRun(0, syscall.SIGABRT)
 }

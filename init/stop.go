@@ -81,13 +81,14 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 	switch a.state {
 	case StatePreparing, StateRunning:
 		a.final = true
-		a.because = ReasonRequest
+		a.because, a.cause = ReasonRequest, ""
 		a.endRun(received, send)
 	case StateStopping:
 		if !a.final && !a.snap.UnkillableSince.IsZero() {
 			a.kill.set(killGrace) // nobody has waited for the end so far
 		}
 		a.final = true
+		a.answer(ErrEnding)
 		if received == syscall.SIGINT {
 			a.killNow()
 		}
@@ -100,6 +101,7 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 		a.emit(Event{Kind: Stopping, Signal: received})
 		a.stop(a.run.exit.Status())
 	case StateStopped:
+		a.hooks = nil // nobody waits for them any more
 	default:
 		a.emit(Event{Kind: Warned, Err: fmt.Errorf("internal error: a stop in state %q", a.state)})
 	}
@@ -110,8 +112,9 @@ func (a *App) endRun(received, send syscall.Signal) {
 	a.state = StateStopping
 	a.ready.stop()
 	a.watchdog.stop()
+	a.unlimit()
 	a.unready("it is being ended")
-	a.emit(Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send, Reason: a.because})
+	a.emit(Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send, Reason: a.because, Text: a.cause})
 	if send != 0 {
 		a.send(send)
 		if a.run.process.Halted() {

@@ -14,6 +14,8 @@ type Exit struct {
 	// Signal is what killed the process; 0: it exited.
 	Signal     syscall.Signal
 	CoreDumped bool
+	// Unknown says that nobody could tell how an adopted process ended: Code is 1.
+	Unknown bool
 	// At is when the exit was seen.
 	At time.Time
 }
@@ -29,6 +31,9 @@ func (e Exit) Status() int {
 func (e Exit) String() string {
 	if e.Signal != 0 {
 		return fmt.Sprintf("signal %d", int(e.Signal))
+	}
+	if e.Unknown {
+		return "code unknown"
 	}
 	return fmt.Sprintf("code %d", e.Code)
 }

@@ -44,15 +44,21 @@ type Leftover struct {
 // descendant without that mark is not the run's (kubectl exec's orphans land
 // below PID 1 too).
 func (r *Reaper) Leftovers(p *Process) []Leftover {
-	if !r.HasChildren() {
+	above := os.Getpid()
+	switch {
+	case p.adopted && p.mark == "":
+		return nil
+	case p.adopted:
+		above = 1 // its orphans went past this process
+	case !r.HasChildren():
 		return nil
 	}
 	var left []Leftover
-	for pid, st := range descendants(os.Getpid()) {
+	for pid, st := range descendants(above) {
 		if st.dead() {
 			continue
 		}
-		if p.ownGroup && st.pgrp == p.pid || hasEnv(pid, p.mark, p.user) {
+		if p.ownGroup && !p.adopted && st.pgrp == p.pid || hasEnv(pid, p.mark, p.user) {
 			left = append(left, Leftover{PID: pid, Name: st.name, start: st.start})
 		}
 	}

@@ -38,6 +38,9 @@ type Reaper struct {
 	mu    sync.Mutex
 	owned map[int]*Process
 
+	adopted []Exit        // of adopted processes, for Reap
+	gone    chan struct{} // tells of them
+
 	oomOnce sync.Once
 	oomFile string // that counts the kills of the out-of-memory killer; empty: none does
 }
@@ -48,7 +51,7 @@ func New() (*Reaper, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
 	}
-	return &Reaper{owned: make(map[int]*Process)}, nil
+	return &Reaper{owned: make(map[int]*Process), gone: make(chan struct{}, 1)}, nil
 }
 
 // Start starts the command, with a RunID of its own in the environment. Its exit
@@ -91,6 +94,9 @@ type Reaped struct {
 // then after each SIGCHLD: the kernel merges them.
 func (r *Reaper) Reap() Reaped {
 	var out Reaped
+	r.mu.Lock()
+	out.Exits, r.adopted = r.adopted, nil
+	r.mu.Unlock()
 	for range batch {
 		exit, owned, ok := r.reapOne()
 		if !ok {
@@ -185,6 +191,7 @@ type Process struct {
 	ownGroup bool
 	endGroup bool
 	user     *syscall.Credential
+	adopted  bool
 	gone     bool // guarded by reaper.mu
 }
 
@@ -212,6 +219,9 @@ func (p *Process) kill(pid int, s syscall.Signal) error {
 	defer p.reaper.mu.Unlock()
 	if p.gone {
 		return ErrGone
+	}
+	if p.adopted {
+		return p.killAdopted(pid < 0, s)
 	}
 	return unix.Kill(pid, s)
 }

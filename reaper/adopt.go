@@ -1,0 +1,170 @@
+package reaper
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Adoption names a running process that has lost its supervisor.
+type Adoption struct {
+	PID int
+	// StartTime is in clock ticks since boot, see proc_pid_stat(5): with the PID it
+	// names one process for good.
+	StartTime uint64
+	// StartedAt is the same moment on the wall clock.
+	StartedAt time.Time
+}
+
+// exitTime is how long the status of an adopted process is waited for once it is
+// dead: its parent has to reap it first.
+const exitTime = time.Second
+
+// Adopt watches over a running process that this one did not start, by a pidfd,
+// without interrupting it. Its exit comes out of Reap once Gone tells of it; its
+// code is Unknown before Linux 6.15 (PIDFD_GET_INFO). It needs pidfd_open(2),
+// Linux 5.3. ErrGone: the process is there no more.
+func (r *Reaper) Adopt(a Adoption) (*Process, error) {
+	fd, err := unix.PidfdOpen(a.PID, 0)
+	switch {
+	case err == unix.ESRCH:
+		return nil, ErrGone
+	case err != nil:
+		return nil, fmt.Errorf("cannot watch process %d: %w", a.PID, err)
+	}
+	// The start time is compared behind pidfd_open: the descriptor can't mean
+	// another process now.
+	st, err := readStat(a.PID)
+	if err != nil || st.start != a.StartTime || st.dead() {
+		_ = unix.Close(fd)
+		return nil, ErrGone
+	}
+	watched, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
+	if err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("cannot watch process %d: %w", a.PID, err)
+	}
+	p := &Process{
+		reaper: r, pid: a.PID, pidfd: fd, adopted: true,
+		ownGroup: st.pgrp == a.PID, mark: runMark(a.PID),
+	}
+	r.mu.Lock()
+	r.owned[a.PID] = p
+	r.mu.Unlock()
+	go p.await(watched)
+	return p, nil
+}
+
+// Gone tells that an adopted process has ended.
+func (r *Reaper) Gone() <-chan struct{} { return r.gone }
+
+// await waits for the end of an adopted process.
+func (p *Process) await(fd int) {
+	defer unix.Close(fd)
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		// A thread that sleeps: a pidfd is readable when its process is dead.
+		if n, err := unix.Poll(poll, -1); n > 0 || err != nil && err != unix.EINTR {
+			break
+		}
+	}
+	exit := Exit{PID: p.pid, At: time.Now()}
+	exit.setStatus(fd)
+	r := p.reaper
+	r.mu.Lock()
+	delete(r.owned, p.pid)
+	p.close()
+	r.adopted = append(r.adopted, exit)
+	r.mu.Unlock()
+	select {
+	case r.gone <- struct{}{}:
+	default:
+	}
+}
+
+// setStatus asks the kernel how the process of a pidfd ended.
+func (e *Exit) setStatus(fd int) {
+	pause := time.Millisecond
+	for limit := time.Now().Add(exitTime); ; pause *= 2 {
+		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+		err := unix.IoctlPidfdInfo(fd, &info)
+		if err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
+			switch status := unix.WaitStatus(info.Exit_code); {
+			case status.Signaled():
+				e.Signal, e.CoreDumped = status.Signal(), status.CoreDump()
+			default:
+				e.Code = status.ExitStatus()
+			}
+			return
+		}
+		if err != nil && !errors.Is(err, unix.ESRCH) || time.Now().After(limit) {
+			e.Code, e.Unknown = 1, true
+			return
+		}
+		time.Sleep(pause)
+	}
+}
+
+// killAdopted signals an adopted process, by its pidfd: its pid is somebody
+// else's to reap. The caller holds the reaper's lock.
+func (p *Process) killAdopted(group bool, s syscall.Signal) error {
+	const processGroup = 1 << 2 // PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
+	if group {
+		err := unix.PidfdSendSignal(p.pidfd, s, nil, processGroup)
+		if err != unix.EINVAL {
+			return err
+		}
+		if err := unix.PidfdSendSignal(p.pidfd, 0, nil, 0); err != nil {
+			return err
+		}
+		return unix.Kill(-p.pid, s)
+	}
+	return unix.PidfdSendSignal(p.pidfd, s, nil, 0)
+}
+
+// runMark is the entry in a process's environment that marks its run; empty: it
+// has none.
+func runMark(pid int) string {
+	env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	if err != nil {
+		return ""
+	}
+	for _, e := range bytes.Split(env, []byte{0}) {
+		if strings.HasPrefix(string(e), RunID+"=") {
+			return string(e)
+		}
+	}
+	return ""
+}
+
+// Memory is the resident memory of the process, in bytes (proc_pid_statm(5)).
+func (p *Process) Memory() (bytes int64, ok bool) {
+	text, err := os.ReadFile("/proc/" + strconv.Itoa(p.pid) + "/statm")
+	if err != nil {
+		return 0, false
+	}
+	fields := strings.Fields(string(text))
+	if len(fields) < 2 {
+		return 0, false
+	}
+	pages, err := strconv.ParseInt(fields[1], 10, 64)
+	return pages * int64(os.Getpagesize()), err == nil
+}
+
+// StartTime reads when a process began, in clock ticks since boot; a zombie has
+// ended: fs.ErrNotExist.
+func StartTime(pid int) (uint64, error) {
+	st, err := readStat(pid)
+	if err == nil && st.dead() {
+		err = fs.ErrNotExist
+	}
+	return st.start, err
+}
