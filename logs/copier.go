@@ -27,11 +27,14 @@ type copier struct {
 	targets []*target
 	// shared says that the other stream goes to one of the targets, too: there
 	// lines are kept whole.
-	shared bool
-	grace  time.Duration // lineGrace
-	failed func(name string, err error)
-	errors *atomic.Uint64
-	bytes  atomic.Uint64
+	shared  bool
+	grace   time.Duration // lineGrace
+	stamps  bool          // the time is put before each line
+	inLine  bool          // what was written last has no newline yet
+	stamped []byte        // a buffer
+	failed  func(name string, err error)
+	errors  *atomic.Uint64
+	bytes   atomic.Uint64
 
 	in      int // the end that the app gets
 	out     int // the end that is read
@@ -138,13 +141,36 @@ func (c *copier) readRest(p []byte) (int, error) {
 	}
 }
 
-// write gives p to each target. What one refuses it does not get.
+// write gives p to each target, with the time before each line if asked for.
 func (c *copier) write(p []byte) {
+	if !c.stamps {
+		c.send(p)
+		return
+	}
+	stamp := time.Now().UTC().AppendFormat(nil, timeFormat+" - ")
+	b := c.stamped[:0]
+	for line := range bytes.Lines(p) {
+		if !c.inLine {
+			b = append(b, stamp...)
+		}
+		b = append(b, line...)
+		c.inLine = line[len(line)-1] != '\n'
+		if len(b) >= chunk && !c.inLine { // empty lines become long
+			c.send(b)
+			b = b[:0]
+		}
+	}
+	c.send(b)
+	c.stamped = b
+}
+
+// send gives p to each target. What one refuses it does not get.
+func (c *copier) send(p []byte) {
 	if len(p) == 0 {
 		return
 	}
 	for _, t := range c.targets {
-		_, err := writeAll(t.fd, p)
+		err := t.write(p)
 		if err != nil {
 			c.errors.Add(1)
 		}

@@ -28,9 +28,11 @@ type LinesOptions struct {
 	Color bool
 	// Verbose adds the lines of level debug.
 	Verbose bool
-	// Debug adds those of level trace too, and the time before a console line,
-	// in the form of forever's timestamps.
+	// Debug adds those of level trace too, and Timestamps.
 	Debug bool
+	// Timestamps puts the time before a console line, as forever 3.0.4 did:
+	// "2026-11-23T01:36:00.385Z - ".
+	Timestamps bool
 }
 
 // level is the least level that is written.
@@ -130,7 +132,7 @@ func (l *Lines) write(w io.Writer, level zerolog.Level, e pid1.Event) {
 	}
 	// zerolog's ConsoleWriter renders JSON, parses it and renders that again.
 	line := make([]byte, 0, 256)
-	if l.opts.Debug {
+	if l.opts.Debug || l.opts.Timestamps {
 		line = append(append(line, stamp...), " - "...)
 	}
 	if color := color(level); l.opts.Color && color != "" {

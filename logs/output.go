@@ -26,10 +26,23 @@ type Options struct {
 	Append           bool
 	// Silent (-s) leaves OutFile and ErrFile only.
 	Silent bool
+	// Timestamps has each line of the app's begin with the time at which it was
+	// read, in the form of forever's timestamps: "2026-11-23T01:36:00.385Z - ".
+	Timestamps bool
+	// MaxSize, in bytes, is from where on the files named above are rotated; 0:
+	// never. Old ones are called app-2006-01-02T15-04-05.000.log (UTC) for app.log.
+	MaxSize int64
+	// MaxFiles is how many old ones of each file are kept; 0: all.
+	MaxFiles int
+	// Compress compresses old ones by gzip, which adds .gz to the name.
+	Compress bool
 	// Failed, when not nil, is told that a destination fails which took the
 	// write before: once, until it takes one again. It is called by goroutines
 	// of Output's and must not block.
 	Failed func(name string, err error)
+	// NotRotated, when not nil, is told in the same way of a file that cannot be
+	// rotated. The file goes on, and it is tried again later.
+	NotRotated func(name string, err error)
 }
 
 // The streams of an app, as Bytes knows them.
@@ -44,10 +57,20 @@ func Streams() []string { return []string{Stdout, Stderr} }
 // Output is where the app's output goes, through all of its runs.
 //
 // A stream with one destination is that destination: the app writes to it and
-// evermore touches no byte. Only a stream with two (such as -o without -s) is a
-// pipe, from which a goroutine copies. It is one pipe for all runs, and evermore
-// keeps both ends: a restart loses and splits nothing, and descendants that hold
-// on to the pipe hang nothing.
+// evermore touches no byte. Only a stream with two (such as -o without -s), or with
+// timestamps, is a pipe, from which a goroutine copies. It is one pipe for all
+// runs, and evermore keeps both ends: a restart loses and splits nothing, and
+// descendants that hold on to the pipe hang nothing. An app with a pipe does not
+// outlive an evermore that is killed: see Piped.
+//
+// A file that is to be rotated (MaxSize) is renamed if only pipes and evermore's
+// own lines are written to it: no byte is lost and no line cut. What the app
+// writes to by itself, or what is evermore's own stdout or stderr, is copied and
+// truncated, as by logrotate's copytruncate: bytes that are appended in the
+// microseconds between the two are lost. Its size is looked at after half the time
+// in which it would be full at the rate it grows, but no sooner than after 1 s and
+// no later than after 30 s. This is the only thing that wakes evermore, and only
+// with MaxSize; within one pause the file can become larger than MaxSize.
 //
 // A destination of a pipe that fails (a full disk, a lost reader) misses what it
 // refused, and that is all: it is tried again with the next bytes, and neither
@@ -61,6 +84,11 @@ type Output struct {
 	owned   []int // descriptors that Close closes
 	streams [2]stream
 	errors  atomic.Uint64
+
+	files   []*target     // that can be opened anew
+	looked  []*rotation   // those whose size is looked at
+	closing chan struct{} // ends looking
+	looking chan struct{} // closed when it has ended; nil: none look
 }
 
 // stream is what one output of the app goes to.
@@ -88,6 +116,10 @@ func open(o Options, std [3]int) (*Output, error) {
 			go s.copier.run()
 		}
 	}
+	if len(out.looked) > 0 {
+		out.closing, out.looking = make(chan struct{}), make(chan struct{})
+		go out.look()
+	}
 	return out, nil
 }
 
@@ -99,11 +131,12 @@ func (out *Output) open(o Options) error {
 	for i, targets := range to {
 		s, other := &out.streams[i], to[1-i]
 		shared := slices.ContainsFunc(targets, func(t *target) bool { return slices.ContainsFunc(other, t.same) })
-		if len(targets) > 1 {
+		if len(targets) > 1 || o.Timestamps && targets[0].name != os.DevNull {
 			s.copier, err = newCopier(targets, shared, o.Failed, &out.errors)
 			if err != nil {
 				return fmt.Errorf("cannot make a pipe for the app's %s: %w", Streams()[i], err)
 			}
+			s.copier.stamps = o.Timestamps
 			s.fd = s.copier.in
 			continue
 		}
@@ -113,7 +146,41 @@ func (out *Output) open(o Options) error {
 			s.file = &growth{fd: t.fd, size: t.size}
 		}
 	}
+	if o.MaxSize > 0 {
+		out.rotate(o)
+	}
 	return nil
+}
+
+// rotate gives each file its rotation.
+func (out *Output) rotate(o Options) {
+	for _, t := range out.files {
+		direct := slices.ContainsFunc(out.streams[:], func(s stream) bool { return s.fd == t.fd })
+		copied := direct || len(t.aliases) > 0
+		t.rotation = newRotation(t, o, copied)
+		if copied || t.fd == out.log {
+			out.looked = append(out.looked, t.rotation)
+		}
+	}
+}
+
+// look looks at the sizes of files until Close is called.
+func (out *Output) look() {
+	defer close(out.looking)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-out.closing:
+			return
+		case <-timer.C:
+		}
+		next := maxLook
+		for _, r := range out.looked {
+			next = min(next, r.look(out.closing))
+		}
+		timer.Reset(next)
+	}
 }
 
 // destinations gives those of stdout and of stderr, a file before what may be
@@ -130,6 +197,9 @@ func (out *Output) destinations(o Options) (to [2][]*target, err error) {
 			return opened[i], nil // one open file description for both
 		}
 		opened = append(opened, t)
+		if t.path != "" {
+			out.files = append(out.files, t)
+		}
 		return t, nil
 	}
 
@@ -139,6 +209,7 @@ func (out *Output) destinations(o Options) (to [2][]*target, err error) {
 			return to, fmt.Errorf("cannot use %s: %w", name, err)
 		}
 	}
+	std := primary
 	if o.LogFile != "" {
 		log, err := file(o.LogFile)
 		if err != nil {
@@ -175,6 +246,13 @@ func (out *Output) destinations(o Options) (to [2][]*target, err error) {
 			slices.Reverse(to[i])
 		}
 	}
+	for _, t := range out.files {
+		for i, s := range std {
+			if t.same(s) {
+				t.aliases = append(t.aliases, out.std[i+1])
+			}
+		}
+	}
 	for _, t := range empty {
 		if err := unix.Ftruncate(t.fd, 0); err != nil {
 			return to, fmt.Errorf("cannot empty log file %q: %w", t.name, err)
@@ -193,6 +271,24 @@ func (out *Output) Files() [3]uintptr {
 // stderr, for NewQueue. It is -1 without a LogFile, and when that is stderr. It
 // stays open until Close.
 func (out *Output) Log() int { return out.log }
+
+// Piped says that the app writes to a pipe of evermore's. When evermore is killed,
+// nobody reads that any more, and its next write fails: EPIPE, after SIGPIPE.
+func (out *Output) Piped() bool {
+	return slices.ContainsFunc(out.streams[:], func(s stream) bool { return s.copier != nil })
+}
+
+// Reopen opens those files anew whose names lead elsewhere by now, or nowhere, as
+// after logrotate's create. What comes from pipes and evermore's own lines go to
+// the new files at once; what the app writes by itself does from its next run on.
+func (out *Output) Reopen() error {
+	for _, t := range out.files {
+		if err := t.reopenIfMoved(); err != nil {
+			return fmt.Errorf("cannot open log file %q again: %w", t.name, err)
+		}
+	}
+	return nil
+}
 
 // Bytes is how many bytes the stream has carried as far as evermore can tell:
 // what went through its pipe or, where the app writes to a file that nothing else
@@ -227,6 +323,9 @@ func (out *Output) Close(wait time.Duration) {
 	// Reading ends before the time-out does, so that a descendant that floods
 	// the pipe does not look like a destination that is stuck.
 	limit := time.Now().Add(wait - wait/8)
+	if out.looking != nil {
+		close(out.closing)
+	}
 	for _, s := range out.streams {
 		if s.copier != nil {
 			s.copier.close(limit)
@@ -241,6 +340,13 @@ func (out *Output) Close(wait time.Duration) {
 		case <-timeout.C:
 			out.errors.Add(1)
 			return // its goroutine must not meet other files under these numbers
+		}
+	}
+	if out.looking != nil {
+		select {
+		case <-out.looking:
+		case <-timeout.C: // a disk that hangs
+			return
 		}
 	}
 	out.closeAll()

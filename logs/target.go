@@ -2,6 +2,7 @@ package logs
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -19,6 +20,9 @@ type target struct {
 	// borrowed says that the open file description is not evermore's own: it is
 	// never emptied and its flags stay as they are.
 	borrowed bool
+	path     string      // what the name led to, absolute; empty unless the file can be opened anew
+	aliases  []int       // those of stdout and stderr that are this file, as a daemon's are
+	rotation *rotation   // nil: the file may grow without limit
 	failing  atomic.Bool // the last write failed
 }
 
@@ -64,6 +68,11 @@ func openTarget(path string) (*target, error) {
 	if err = unix.SetNonblock(fd, false); err == nil {
 		t = &target{fd: fd, name: path}
 		err = t.stat()
+	}
+	if err == nil && t.regular {
+		if t.path, err = filepath.EvalSymlinks(path); err == nil {
+			t.path, err = filepath.Abs(t.path)
+		}
 	}
 	if err != nil {
 		_ = unix.Close(fd)
@@ -132,6 +141,69 @@ func (t *target) stat() error {
 	t.regular = st.Mode&unix.S_IFMT == unix.S_IFREG
 	t.size = st.Size
 	return nil
+}
+
+// write gives all of p to the target, or tells why not.
+func (t *target) write(p []byte) error {
+	if t.rotation != nil {
+		return t.rotation.write(p)
+	}
+	_, err := writeAll(t.fd, p)
+	return err
+}
+
+// moved says that the file's name leads elsewhere by now, or nowhere.
+func (t *target) moved() (bool, error) {
+	var at, open unix.Stat_t
+	if err := unix.Fstat(t.fd, &open); err != nil {
+		return false, err
+	}
+	switch err := unix.Stat(t.path, &at); {
+	case err == unix.ENOENT:
+		return true, nil
+	case err != nil:
+		return false, err
+	}
+	return at.Dev != open.Dev || at.Ino != open.Ino, nil
+}
+
+// reopen makes the descriptor, and those that were of the same file, lead to the
+// file that has the name now. Whoever writes to one meanwhile meets the one file or
+// the other: dup3(2) is atomic.
+func (t *target) reopen() error {
+	fd, err := openat(t.path, unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC|unix.O_WRONLY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	for _, alias := range t.aliases {
+		if err := dup3(fd, alias, 0); err != nil {
+			return err
+		}
+	}
+	return dup3(fd, t.fd, unix.O_CLOEXEC)
+}
+
+func dup3(from, to, flags int) error {
+	for {
+		// EBUSY: another thread is just being given this number.
+		if err := unix.Dup3(from, to, flags); err != unix.EINTR && err != unix.EBUSY {
+			return err
+		}
+	}
+}
+
+// reopenIfMoved opens the file anew unless its name still leads to it.
+func (t *target) reopenIfMoved() error {
+	if t.rotation != nil {
+		t.rotation.mu.Lock()
+		defer t.rotation.mu.Unlock()
+	}
+	moved, err := t.moved()
+	if moved {
+		err = t.reopen()
+	}
+	return err
 }
 
 // same says that both are of one file.
