@@ -84,22 +84,16 @@ func (r *reader) line(v hujson.Value) int {
 // words: the file is a program, is called ecosystem.*, or has a list of "apps".
 func (r *reader) list(top hujson.Value) (list []hujson.Value, pm2 bool, err error) {
 	pm2 = r.evaluated || strings.HasPrefix(filepath.Base(r.path), "ecosystem.")
-	if top.Value.Kind() == '{' {
-		members, err := r.members(top, "the file")
-		if err != nil {
-			return nil, false, err
-		}
-		for _, m := range members {
-			if m.key == "apps" {
-				list, err = r.pm2List(m, members)
-				return list, true, err
-			}
-		}
-	}
 	switch v := top.Value.(type) {
 	case *hujson.Array:
 		return v.Elements, pm2, nil
 	case *hujson.Object:
+		for _, m := range v.Members {
+			if m.Name.Value.(hujson.Literal).String() == "apps" {
+				list, err = r.pm2List(top)
+				return list, true, err
+			}
+		}
 		return []hujson.Value{top}, pm2, nil
 	}
 	return nil, false, r.errorAt(top, "an app is an object, and several are an array of objects, not %s", article(top))

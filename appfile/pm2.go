@@ -17,7 +17,7 @@ type PM2Key struct {
 	Option string
 	// Note is what differs, or why nothing is set.
 	Note string
-	// Refused says that the key is an error, unless it is switched off.
+	// Refused says that the key is an error, unless its value changes nothing.
 	Refused bool
 }
 
@@ -40,8 +40,8 @@ type pm2Row struct {
 	// read takes the value; nil: nothing becomes of it, or it is refused.
 	read    func(*pm2App, member) error
 	refused bool
-	// fine is the one value of a refused key, besides those that switch a key
-	// off, that changes nothing.
+	// fine is the value of a refused key that changes nothing; empty: any that
+	// JavaScript takes for false.
 	fine string
 }
 
@@ -371,7 +371,8 @@ func (a *pm2App) matching(m member, form *regexp.Regexp, what string) (string, e
 	return text, err
 }
 
-// off tells whether a value switches a key off, as JavaScript sees it.
+// off tells whether a value switches a key off: it is false to JavaScript, or
+// holds nothing else.
 func off(v hujson.Value) bool {
 	switch v := v.Value.(type) {
 	case hujson.Literal:

@@ -61,20 +61,28 @@ type pm2App struct {
 }
 
 // pm2List gives the elements of "apps", and reports what else is at the top.
-func (r *reader) pm2List(apps member, top []member) ([]hujson.Value, error) {
+func (r *reader) pm2List(top hujson.Value) ([]hujson.Value, error) {
+	members, err := r.members(top, "the file")
+	if err != nil {
+		return nil, err
+	}
 	known := []string{"apps", "deploy"}
-	for _, m := range top {
-		if !slices.Contains(known, m.key) {
+	var apps hujson.Value
+	for _, m := range members {
+		switch {
+		case m.key == "apps":
+			apps = m.value
+		case !slices.Contains(known, m.key):
 			return nil, r.misspelt(m, known)
 		}
 	}
-	switch v := apps.value.Value.(type) {
+	switch v := apps.Value.(type) {
 	case *hujson.Array:
 		return v.Elements, nil
 	case *hujson.Object:
-		return []hujson.Value{apps.value}, nil
+		return []hujson.Value{apps}, nil
 	}
-	return nil, r.errorAt(apps.value, "\"apps\" takes an array of objects, not %s", article(apps.value))
+	return nil, r.errorAt(apps, "\"apps\" takes an array of objects, not %s", article(apps))
 }
 
 // hasEnvironment reports when no app has an env_NAME of the NAME asked for. In
@@ -150,9 +158,10 @@ func (a *pm2App) read(m member, pm2env string) error {
 	switch {
 	case string(literal) == "null":
 		return nil // to pm2 as if it were not there
-	case k.refused && (off(m.value) || k.fine != "" && string(literal) == k.fine):
-		return nil
 	case k.refused:
+		if k.fine == "" && off(m.value) || k.fine != "" && string(literal) == k.fine {
+			return nil
+		}
 		return a.errorAt(m.at, "%q cannot be done here: %s", m.key, k.note)
 	}
 	a.given[k.key] = m
@@ -166,7 +175,7 @@ func (a *pm2App) read(m member, pm2env string) error {
 func (a *pm2App) readChosen(m member, pm2env string) error {
 	name, ok := environment(m.key)
 	if !ok {
-		var names []string
+		names := []string{"apps"} // the top of the file may be taken for an app
 		for _, k := range pm2Keys {
 			names = append(names, k.key)
 		}

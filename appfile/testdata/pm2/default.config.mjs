@@ -1,0 +1,1 @@
+export default { apps: { name: "esm", script: "api.js" } };

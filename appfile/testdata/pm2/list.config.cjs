@@ -1,0 +1,1 @@
+module.exports = [{ name: "list", script: "api.js" }];

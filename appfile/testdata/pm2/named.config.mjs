@@ -1,0 +1,1 @@
+export const apps = [{ name: "esm", script: "api.js" }];
