@@ -101,7 +101,9 @@ func isProgram(path string) bool {
 // Folders and files to read are found likewise. Files to write are left as they
 // are written; pm2 has them in cwd.
 //
-// A program is run once, with the caller's environment; ctx ends it early.
+// A program is run once, with the caller's environment, for 10 s at the most; ctx
+// ends it early. It is waited for as os/exec does, and so Read is for a process
+// in which no reaper waits for every child.
 func Read(ctx context.Context, path string, k Keys, pm2env string) ([]App, error) {
 	text, err := load(path)
 	if err != nil {

@@ -409,6 +409,15 @@ for (;;);`)
 	}
 }
 
+// A file may start what outlives it.
+func TestProgramLeavesProcess(t *testing.T) {
+	needNode(t)
+	file := write(t, "a.config.js", `
+require('node:child_process').spawn('sleep', ['3'], { stdio: 'inherit', detached: true }).unref();
+module.exports = [{ script: '/x.js' }];`)
+	equal(t, "script", read(t, file, "")[0].Script, "/x.js")
+}
+
 func TestWithoutNode(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	file := write(t, "a.config.js", "module.exports = {}")

@@ -75,7 +75,7 @@ func runNode(ctx context.Context, node, abs string) (result, stderr []byte, err 
 	cmd := exec.CommandContext(ctx, node, "--input-type=module", "-e", evaluator, "--", abs)
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.Stderr = &told
-	// What the file starts ends with it.
+	// What a file that is given up has started ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = time.Second
@@ -91,7 +91,10 @@ func runNode(ctx context.Context, node, abs string) (result, stderr []byte, err 
 	if len(result) > maxSize {
 		_ = cmd.Cancel()
 	}
-	err = cmd.Wait()
+	// A result is a result, whoever still holds stderr open.
+	if err = cmd.Wait(); errors.Is(err, exec.ErrWaitDelay) {
+		err = nil
+	}
 	return result, told.text, err
 }
 

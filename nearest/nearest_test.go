@@ -10,7 +10,7 @@ func TestNearest(t *testing.T) {
 		{"min-uptme", "min-uptime"},
 		{"min_uptime", "min-uptime"},
 		{"minuptime", "min-uptime"}, // the first of equals
-		{"kill", "kill-tree"}, // the first of those that begin so
+		{"kill", "kill-tree"},       // the first of those that begin so
 		{"logfil", "log-file"},
 		{"kill-sgnl", "kill-signal"},
 		{"ma", "max"},
