@@ -28,6 +28,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "lines":
 		linesToStderr()
+	case "tail":
+		err = tailToStdout()
 	case "double":
 		err = doubleStdout()
 	}

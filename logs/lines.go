@@ -187,6 +187,14 @@ var kindNames = [...]string{
 	pid1.Stopped:         "stopped",
 }
 
+// EventJSON is an event as one line of JSON, the same as that of the format json.
+func EventJSON(product string, e pid1.Event) []byte {
+	l := &Lines{product: product, opts: LinesOptions{JSON: true, Forever: product == "Forever"}}
+	var b bytes.Buffer
+	l.write(&b, l.levelOf(e), e)
+	return b.Bytes()
+}
+
 // fields adds what the event's kind has, and neither argv nor environment.
 func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 	if e.PID != 0 {
@@ -197,6 +205,10 @@ func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 	}
 	switch e.Kind {
 	case pid1.Exited, pid1.OrphanReaped:
+		if e.Exit.Unknown {
+			f.Str("code", "unknown")
+			break
+		}
 		f.Int("code", e.Exit.Status())
 		if e.Exit.Signal != 0 {
 			f.Str("signal", signals.Name(e.Exit.Signal))
@@ -242,6 +254,11 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 		return zerolog.ErrorLevel
 	case pid1.SpawnFailed:
 		return zerolog.ErrorLevel
+	case pid1.Stopping:
+		if l.opts.Forever && e.Reason == pid1.ReasonWatch {
+			return zerolog.ErrorLevel
+		}
+		return zerolog.InfoLevel
 	case pid1.Killed, pid1.LeftoversStuck, pid1.ZombieFound, pid1.Warned:
 		return zerolog.WarnLevel
 	case pid1.Signalled:
@@ -255,7 +272,7 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 			return zerolog.InfoLevel
 		}
 		return zerolog.DebugLevel
-	case pid1.BackingOff, pid1.Stopping, pid1.LeftoversEnding:
+	case pid1.BackingOff, pid1.LeftoversEnding:
 		return zerolog.InfoLevel
 	default:
 		return zerolog.DebugLevel
@@ -283,6 +300,9 @@ func (l *Lines) words(e pid1.Event) string {
 		if e.Exit.Signal != 0 {
 			return fmt.Sprintf("%s detected script was killed by signal: %s", l.product, signals.Name(e.Exit.Signal)) + l.because(e.Reason)
 		}
+		if e.Exit.Unknown {
+			return l.product + " detected script exited with code: unknown"
+		}
 		return fmt.Sprintf("%s detected script exited with code: %d", l.product, e.Exit.Code) + l.because(e.Reason)
 	case pid1.SpawnFailed:
 		return with(l.product+" detected script did not start", reason(e))
@@ -298,6 +318,10 @@ func (l *Lines) words(e pid1.Event) string {
 			return fmt.Sprintf("%s stopping script because of %s", l.product, signals.Name(e.Signal))
 		case e.Reason == pid1.ReasonWatchdog:
 			return l.product + " stopping script because it did not say WATCHDOG=1 in time"
+		case e.Text != "" && l.opts.Forever:
+			return "restarting script because " + e.Text // forever's words about a watch
+		case e.Text != "":
+			return l.product + " restarting script because " + e.Text
 		}
 		return l.product + " stopping script"
 	case pid1.Signalled:

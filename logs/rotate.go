@@ -32,8 +32,9 @@ const (
 // compressed.
 //
 // A file that only pipes write to, and own lines, is renamed, by lumberjack,
-// before it becomes larger than max. Lines are not cut: one that is longer than
-// max has a file of its own, of up to 2*max.
+// before it becomes larger than max, once in a millisecond at the most: names tell
+// no more. Lines are not cut: one that is longer than max has a file of its own,
+// of up to 2*max.
 //
 // A file that has other writers, who would not open it anew, is copied and
 // truncated, as by copytruncate of logrotate(8). What is appended between the
@@ -45,9 +46,9 @@ type rotation struct {
 	max     int64
 	copied  bool // and truncated, not renamed
 	keeping bool // old files are compressed or removed
-	// backups renames and, in a goroutine of its own, compresses and removes. Its
-	// limit is out of reach: it knows megabytes only, and would refuse bytes when
-	// it cannot rename.
+	// backups renames and, in a goroutine that ends with the process, compresses
+	// and removes. Its own limit is out of reach: it knows megabytes only, and
+	// refuses bytes while it cannot rename.
 	backups *lumberjack.Logger
 	failed  func(name string, err error)
 

@@ -69,14 +69,14 @@ func openTarget(path string) (*target, error) {
 		t = &target{fd: fd, name: path}
 		err = t.stat()
 	}
-	if err == nil && t.regular {
-		if t.path, err = filepath.EvalSymlinks(path); err == nil {
-			t.path, err = filepath.Abs(t.path)
-		}
-	}
 	if err != nil {
 		_ = unix.Close(fd)
 		return nil, err
+	}
+	if real, err := filepath.EvalSymlinks(path); err == nil && t.regular {
+		if t.path, err = filepath.Abs(real); err != nil {
+			t.path = ""
+		}
 	}
 	return t, nil
 }
