@@ -1,10 +1,12 @@
 package logs
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -129,5 +131,21 @@ func BenchmarkObserve(b *testing.B) {
 				l.Observe(bench.event)
 			}
 		})
+	}
+}
+
+// BenchmarkTail reads a file of lines from its beginning.
+func BenchmarkTail(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "log")
+	data := bytes.Repeat([]byte(strings.Repeat("x", 99)+"\n"), 1<<18)
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(data)))
+	for b.Loop() {
+		err := Tail(b.Context(), []string{path}, TailOptions{N: -1}, func(int, []byte) error { return nil })
+		if err != nil {
+			b.Fatal(err)
+		}
 	}
 }

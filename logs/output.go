@@ -155,10 +155,14 @@ func (out *Output) open(o Options) error {
 // rotate gives each file its rotation.
 func (out *Output) rotate(o Options) {
 	for _, t := range out.files {
-		direct := slices.ContainsFunc(out.streams[:], func(s stream) bool { return s.fd == t.fd })
-		copied := direct || len(t.aliases) > 0
-		t.rotation = newRotation(t, o, copied)
-		if copied || t.fd == out.log {
+		t.rotation = newRotation(t, o)
+		t.rotation.copied = len(t.aliases) > 0
+		for _, s := range out.streams {
+			if s.fd == t.fd {
+				t.rotation.copied, t.rotation.growth = true, s.file
+			}
+		}
+		if t.rotation.copied || t.fd == out.log {
 			out.looked = append(out.looked, t.rotation)
 		}
 	}
@@ -377,14 +381,30 @@ type growth struct {
 func (g *growth) total() uint64 {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.count()
+	return g.bytes
+}
+
+// emptied counts what is in the file before empty empties it.
+func (g *growth) emptied(empty func() error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.count()
+	err := empty()
+	if err == nil {
+		g.size = 0
+	}
+	return err
+}
+
+func (g *growth) count() {
 	var st unix.Stat_t
 	if unix.Fstat(g.fd, &st) != nil {
-		return g.bytes
+		return
 	}
 	if st.Size < g.size {
 		g.size = 0
 	}
 	g.bytes += uint64(st.Size - g.size)
 	g.size = st.Size
-	return g.bytes
 }

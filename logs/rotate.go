@@ -44,8 +44,9 @@ const (
 type rotation struct {
 	t       *target
 	max     int64
-	copied  bool // and truncated, not renamed
-	keeping bool // old files are compressed or removed
+	copied  bool    // and truncated, not renamed
+	growth  *growth // nil: nobody follows the size
+	keeping bool    // old files are compressed or removed
 	// backups renames and, in a goroutine that ends with the process, compresses
 	// and removes. Its own limit is out of reach: it knows megabytes only, and
 	// refuses bytes while it cannot rename.
@@ -65,11 +66,10 @@ type rotation struct {
 	pause time.Duration
 }
 
-func newRotation(t *target, o Options, copied bool) *rotation {
+func newRotation(t *target, o Options) *rotation {
 	return &rotation{
 		t:       t,
 		max:     o.MaxSize,
-		copied:  copied,
 		keeping: o.MaxFiles > 0 || o.Compress,
 		backups: &lumberjack.Logger{Filename: t.path, MaxSize: math.MaxInt32, MaxBackups: o.MaxFiles, Compress: o.Compress},
 		failed:  o.NotRotated,
@@ -266,14 +266,23 @@ func (r *rotation) copyAndTruncate(stop <-chan struct{}) (err error) {
 	if err := copyAll(dst, src, stop); err != nil {
 		return err
 	}
-	// What is truncated is on the disk, as far as it can take long.
+	// A machine that loses power is not to lose what is truncated.
 	if err := dst.Sync(); err != nil {
+		return err
+	}
+	// What was written in that time, before copiers are to wait.
+	if err := copyAll(dst, src, stop); err != nil {
 		return err
 	}
 	r.mu.Lock()
 	err = copyAll(dst, src, stop)
-	if err == nil {
-		err = src.Truncate(0)
+	empty := func() error { return src.Truncate(0) }
+	switch {
+	case err != nil:
+	case r.growth != nil:
+		err = r.growth.emptied(empty)
+	default:
+		err = empty()
 	}
 	r.mu.Unlock()
 	if err == nil && r.keeping {
