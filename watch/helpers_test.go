@@ -2,6 +2,7 @@ package watch
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,6 +18,9 @@ const (
 	isolated = "WATCH_TEST_ISOLATED" // in a user namespace of their own
 	idling   = "WATCH_TEST_IDLING"   // watching the folder that it names
 	polling  = "WATCH_TEST_POLLING"  // the same by looking this often
+
+	// The race detector would let each linger for a second.
+	noRaceSleep = "GORACE=atexit_sleep_ms=0"
 )
 
 func TestMain(m *testing.M) {
@@ -26,6 +30,11 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 		return
+	}
+	flag.Parse()
+	// They wait far more than they compute.
+	if err := flag.Set("test.parallel", "16"); err != nil {
+		panic(err)
 	}
 	os.Exit(m.Run())
 }
@@ -98,6 +107,19 @@ func (w *watched) expect(path string) {
 	}
 }
 
+// rest takes changes until there are no more, and returns how many paths they
+// had in all.
+func (w *watched) rest() (paths int) {
+	for {
+		select {
+		case c := <-w.changes:
+			paths += c.Count
+		case <-time.After(4 * quiet):
+			return paths
+		}
+	}
+}
+
 // warning takes the next warning, which must hold the words.
 func (w *watched) warning(words ...string) {
 	w.t.Helper()
@@ -157,13 +179,24 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// inMemory is a folder on a tmpfs, where there is one: a disk can hold up a test
+// for longer than a pause that ends a change.
+func inMemory(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "watch")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
 // both runs the test with inotify and with polling.
 func both(t *testing.T, test func(t *testing.T, o Options, dir string)) {
 	t.Parallel()
 	for name, poll := range map[string]time.Duration{"inotify": 0, "poll": 10 * time.Millisecond} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
+			dir := inMemory(t)
 			test(t, Options{Dirs: []string{dir}, Poll: poll}, dir)
 		})
 	}
@@ -179,7 +212,7 @@ func isolate(t *testing.T, uid int, test func()) {
 	}
 	t.Parallel()
 	cmd := exec.Command(os.Args[0], "-test.run=^"+strings.ReplaceAll(t.Name(), "/", "$/^")+"$", "-test.count=1")
-	cmd.Env = append(os.Environ(), isolated+"=1")
+	cmd.Env = append(os.Environ(), isolated+"=1", noRaceSleep)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  syscall.CLONE_NEWUSER,
 		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: os.Getuid(), Size: 1}},

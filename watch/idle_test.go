@@ -43,13 +43,14 @@ func idle(dir, poll string) error {
 // A watch of many folders wakes nobody while nothing changes. Polling does: that
 // is what shows a wake-up to be seen.
 func TestIdle(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for i := range 200 {
 		write(t, filepath.Join(dir, strconv.Itoa(i), "app.js"))
 	}
 	quietWithin := func(t *testing.T, poll string, windows int) bool {
 		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), idling+"="+dir, polling+"="+poll)
+		cmd.Env = append(os.Environ(), idling+"="+dir, polling+"="+poll, noRaceSleep)
 		cmd.Stderr = os.Stderr
 		stdin, err := cmd.StdinPipe()
 		must(t, err)
