@@ -64,7 +64,7 @@ var (
 	help   = regexp.MustCompile(`(?m)(^help: {4}.*\n?){20,}`)
 	// noise is what node adds: warnings, and the trace and version below an error
 	// that nobody caught.
-	noise = regexp.MustCompile(`^\(node:\d+\) |^\(Use .node --trace|^    at .*[:(<]|^Node\.js v\d`)
+	noise = regexp.MustCompile(`^(data: {4}\S+ - )?(\(node:\d+\) |\(Use .node --trace)|^    at .*[:(<]|^Node\.js v\d`)
 	// source is a place in a module.
 	source    = regexp.MustCompile(`(\$MODULES|node:internal)[^\s:']*(:\d+)*`)
 	timestamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`)

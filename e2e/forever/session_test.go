@@ -41,6 +41,7 @@ const (
 //
 //	running N      succeeds while N supervisors listen
 //	ended PIDFILE  succeeds when no process has the pid in the file
+//	evermore       succeeds where forever is evermore
 type session struct {
 	name  string
 	text  string
@@ -76,6 +77,9 @@ test "$(grep -c " 00010000 .* $ROOT/sock/" /proc/net/unix)" = "$1"
 `,
 	"ended": `#!/bin/sh
 test -s "$1" && ! kill -0 "$(cat "$1")" 2>/dev/null
+`,
+	"evermore": `#!/bin/sh
+readlink "$(command -v forever)" | grep -q '/evermore$'
 `,
 }
 
