@@ -260,6 +260,13 @@ func TestLinesOfEachEvent(t *testing.T) {
 				if got := observed(t, v.opts, e); got != want {
 					t.Errorf("%s: %q, not %q", v.name, got, want)
 				}
+				if want != "" {
+					want = stamp + " - " + want
+				}
+				v.opts.Timestamps = true
+				if got := observed(t, v.opts, e); got != want {
+					t.Errorf("%s and timestamps: %q, not %q", v.name, got, want)
+				}
 			}
 
 			want := test.forever

@@ -246,7 +246,7 @@ func (r *rotation) copyAndTruncate(stop <-chan struct{}) (err error) {
 	if err != nil || info.Size() < r.max {
 		return err
 	}
-	dst, err := os.OpenFile(backupName(r.t.path, time.Now()), os.O_CREATE|os.O_EXCL|os.O_WRONLY, info.Mode().Perm())
+	dst, err := createBackup(r.t.path, info)
 	if err != nil {
 		return err
 	}
@@ -256,13 +256,6 @@ func (r *rotation) copyAndTruncate(stop <-chan struct{}) (err error) {
 			os.Remove(dst.Name())
 		}
 	}()
-	// As the log is, whatever the umask; only root can give it to another owner.
-	if err := dst.Chmod(info.Mode().Perm()); err != nil {
-		return err
-	}
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		_ = dst.Chown(int(st.Uid), int(st.Gid))
-	}
 	if err := copyAll(dst, src, stop); err != nil {
 		return err
 	}
@@ -311,8 +304,18 @@ func copyAll(dst, src *os.File, stop <-chan struct{}) error {
 	}
 }
 
-// backupName is what lumberjack would call the old file.
-func backupName(path string, t time.Time) string {
+// createBackup creates the file that lumberjack would give the old log to, with the
+// log's mode, whatever the umask, and for root also its owner.
+func createBackup(path string, log os.FileInfo) (*os.File, error) {
 	ext := filepath.Ext(path)
-	return strings.TrimSuffix(path, ext) + "-" + t.UTC().Format(backupTime) + ext
+	name := strings.TrimSuffix(path, ext) + "-" + time.Now().UTC().Format(backupTime) + ext
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, log.Mode().Perm())
+	if err != nil {
+		return nil, err
+	}
+	if st, ok := log.Sys().(*syscall.Stat_t); ok {
+		_ = f.Chown(int(st.Uid), int(st.Gid))
+	}
+	_ = f.Chmod(log.Mode().Perm())
+	return f, nil
 }

@@ -490,6 +490,40 @@ func TestOutputReopens(t *testing.T) {
 	}
 }
 
+// A daemon's own lines go to stderr, which is the log: that is reopened with it.
+func TestOutputReopensADaemonsLog(t *testing.T) {
+	leakCheck(t)
+	s := newStd(t)
+	s.set(2, s.files[1])
+	path := s.files[1].Name()
+	out, err := open(Options{LogFile: path}, s.fds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close(0)
+	for range 2 {
+		run(t, out, "echo app")
+		if _, err := s.files[2].WriteString("own line\n"); err != nil {
+			t.Fatal(err)
+		}
+		if got := content(t, path); got != "app\nown line\n" {
+			t.Errorf("the log is %q", got)
+		}
+		if err := os.Rename(path, path+".1"); err != nil {
+			t.Fatal(err)
+		}
+		if err := out.Reopen(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.RemoveAll(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	if err, want := out.Reopen(), fmt.Sprintf("cannot open log file %q again: no such file or directory", path); err == nil || err.Error() != want {
+		t.Errorf("the error is %v, not %s", err, want)
+	}
+}
+
 var stampPattern = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z - `)
 
 func TestOutputPutsTimesBeforeLines(t *testing.T) {
