@@ -155,7 +155,7 @@ func (c *copier) write(p []byte) {
 		}
 		b = append(b, line...)
 		c.inLine = line[len(line)-1] != '\n'
-		if len(b) >= chunk && !c.inLine { // empty lines become long
+		if len(b) >= chunk && !c.inLine { // times may be most of it
 			c.send(b)
 			b = b[:0]
 		}

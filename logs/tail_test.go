@@ -95,7 +95,7 @@ func TestTailOfALargeFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	const line = 24 << 20
+	const line = 12 << 20
 	for offset, s := range map[int64]string{1 << 40: "\nlast but one\n", 1<<40 + line: "end of the last one"} {
 		if _, err := f.WriteAt([]byte(s), offset); err != nil {
 			t.Skipf("no file system for large files: %v", err)

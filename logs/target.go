@@ -171,17 +171,17 @@ func (t *target) moved() (bool, error) {
 // file that has the name now. Whoever writes to one meanwhile meets the one file or
 // the other: dup3(2) is atomic.
 func (t *target) reopen() error {
-	fd, err := openat(t.path, unix.O_CREAT|unix.O_APPEND|unix.O_CLOEXEC|unix.O_WRONLY)
+	next, err := openTarget(t.path)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
+	defer unix.Close(next.fd)
 	for _, alias := range t.aliases {
-		if err := dup3(fd, alias, 0); err != nil {
+		if err := dup3(next.fd, alias, 0); err != nil {
 			return err
 		}
 	}
-	return dup3(fd, t.fd, unix.O_CLOEXEC)
+	return dup3(next.fd, t.fd, unix.O_CLOEXEC)
 }
 
 func dup3(from, to, flags int) error {
