@@ -61,7 +61,7 @@ func (s *settings) healthCommand(getenv func(string) string, code *int) *cobra.C
 			if s.asked.live && s.asked.ready {
 				return usage("--live and --ready ask for two things: choose one")
 			}
-			if err := s.complete(healthTable, getenv); err != nil {
+			if err := s.complete(healthTable, variables(getenv)); err != nil {
 				return err
 			}
 			answer, err := s.health()
@@ -116,7 +116,7 @@ func (s *settings) healthAddresses() ([]string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port == "0" {
 		// Not given, or any free port: the supervisor knows which.
-		running, err := control.Running()
+		running, err := control.List("")
 		if err != nil {
 			return nil, err
 		}
@@ -137,7 +137,13 @@ func (s *settings) healthAddresses() ([]string, error) {
 // chooseAddress is the address of the supervisor that runs: PID 1, or the only
 // one. Where none has left a record, as in a container where nothing can be
 // written, it is the one that -- COMMAND listens on by default.
-func chooseAddress(running []control.Record) (string, error) {
+func chooseAddress(entries []control.Entry) (string, error) {
+	var running []control.Entry
+	for _, e := range entries {
+		if e.Status == control.Running {
+			running = append(running, e)
+		}
+	}
 	if len(running) == 0 {
 		return "127.0.0.1:9797", nil
 	}

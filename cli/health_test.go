@@ -154,11 +154,15 @@ func TestHealthByRecord(t *testing.T) {
 	}
 	record := func(http string) func() {
 		t.Helper()
-		remove, err := control.Register(control.Record{HTTP: http})
+		root, err := control.Root()
 		if err != nil {
 			t.Fatal(err)
 		}
-		return remove
+		entry, err := control.Register(control.Record{HTTP: http}, root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return entry.Remove
 	}
 
 	remove := record("0.0.0.0:" + port(healthy))
@@ -177,17 +181,20 @@ func TestHealthByRecord(t *testing.T) {
 }
 
 func TestChooseRecord(t *testing.T) {
-	r := func(pid int, http string) control.Record { return control.Record{PID: pid, HTTP: http} }
+	r := func(pid int, http string) control.Entry {
+		return control.Entry{Record: control.Record{PID: pid, HTTP: http}, Status: control.Running}
+	}
 	tests := []struct {
-		records []control.Record
+		records []control.Entry
 		want    string
 	}{
 		{nil, "127.0.0.1:9797"},
-		{[]control.Record{r(7, "a:1")}, "a:1"},
-		{[]control.Record{r(7, "a:1"), r(1, "b:1")}, "b:1"},
-		{[]control.Record{r(1, "b:1"), r(7, "a:1"), r(8, "")}, "b:1"},
-		{[]control.Record{r(7, "a:1"), r(8, "b:1")}, "2 supervisors are running: name the address of one with --http"},
-		{[]control.Record{r(7, ""), r(1, "")}, "the supervisor with pid 1 does not listen: it was told --http off, or its address was taken"},
+		{[]control.Entry{r(7, "a:1")}, "a:1"},
+		{[]control.Entry{r(7, "a:1"), r(1, "b:1")}, "b:1"},
+		{[]control.Entry{r(1, "b:1"), r(7, "a:1"), r(8, "")}, "b:1"},
+		{[]control.Entry{r(7, "a:1"), r(8, "b:1")}, "2 supervisors are running: name the address of one with --http"},
+		{[]control.Entry{r(7, "a:1"), {Record: control.Record{PID: 8, HTTP: "b:1"}, Status: control.Stopped}}, "a:1"},
+		{[]control.Entry{r(7, ""), r(1, "")}, "the supervisor with pid 1 does not listen: it was told --http off, or its address was taken"},
 	}
 	for _, test := range tests {
 		got, err := chooseAddress(test.records)

@@ -17,9 +17,11 @@ func (s *settings) helpText() string {
 	h.head("Usage")
 	h.row(p+" [options] SCRIPT [script-options]", 52, "run node SCRIPT in the foreground")
 	h.row(p+" [options] -- COMMAND [ARG...]", 52, "run any command: the ENTRYPOINT of a container")
+	h.row(p+" ACTION [options] [TARGET...]", 52, "start and manage daemons, as forever does")
 	h.row(p+" health [--http ADDRESS] [--live|--ready]", 52, "ask a running "+p+": exit code 0 or 1")
 	h.row(p+" completion bash|zsh|fish", 52, "print the completion script of a shell")
 	h.head("Examples")
+	h.row(p+" start --uid web -w server.js", 0, "")
 	h.row(p+" server.js", 0, "")
 	h.row(p+" -m 5 --spin-sleep-time 1s -o out.log -e err.log server.js --port 3000", 0, "")
 	h.row(p+` -c "node --enable-source-maps" server.js`, 0, "")
@@ -28,10 +30,15 @@ func (s *settings) helpText() string {
 	h.line("")
 	h.text(0, "Options end at SCRIPT or at --; what follows is for the script or the command. TIME is in milliseconds"+
 		" (1500) or has a unit (1.5s, 2m). Defaults are in brackets: one for both forms, or [-- COMMAND | SCRIPT].")
+	h.head("Actions")
+	for _, a := range actions() {
+		h.row(strings.TrimSpace(a.name+" "+a.args), helpColumn, a.help)
+	}
+	h.text(2, p+" help ACTION shows what it takes. A TARGET is an index, uid, id, pid or script of "+p+" list.")
 	h.options(table)
 	h.head("Variables")
 	h.text(2, "Each option but --help and --version is a variable too: EVERMORE_MIN_UPTIME=10s is --min-uptime 10s,"+
-		" EVERMORE_APPEND=true is --append. An option wins over its variable. forever's spelling means the same:"+
+		" EVERMORE_APPEND=true is --append. An option wins over its variable, a variable over a file of apps, this over what "+p+" set has stored. forever's spelling means the same:"+
 		" --minUptime.")
 	h.head("Files")
 	h.text(2, "A relative FILE is in the current folder. For SCRIPT, -l and --pid-file are in evermore's own folder,"+
@@ -39,7 +46,7 @@ func (s *settings) helpText() string {
 		" XDG_RUNTIME_DIR/evermore, /run/evermore or /dev/shm/evermore-UID.")
 	h.head("Exit codes")
 	h.row("the app's own", helpColumn, "128+n when signal n killed it; 126 or 127 when it could not be run")
-	h.row("1", helpColumn, "a file, an address or a right that is needed can't be had; nothing was started")
+	h.row("1", helpColumn, "no app is called so, or a file, an address or a right that is needed can't be had; nothing was started")
 	h.row("2", helpColumn, "the command line is wrong")
 	h.row("255", helpColumn, "SCRIPT does not exist, or its log file does")
 	return h.String()
@@ -52,6 +59,7 @@ func (s *settings) healthHelp() string {
 	h.text(0, p+" health asks a running "+p+" by HTTP. It exits with 0 when the answer is yes, else with 1, and"+
 		" says why in one line.")
 	h.head("Usage")
+	h.row(p+" ACTION [options] [TARGET...]", 52, "start and manage daemons, as forever does")
 	h.row(p+" health [--http ADDRESS] [--live|--ready] [--timeout TIME]", 0, "")
 	h.head("Examples")
 	h.row(p+" health", 0, "")

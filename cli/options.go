@@ -40,7 +40,7 @@ type option struct {
 	list bool
 	// scriptOnly says that the option means nothing with "-- COMMAND".
 	scriptOnly bool
-	// flagOnly says that no variable stands for the option.
+	// flagOnly says that no variable and no key of a file stands for the option.
 	flagOnly bool
 
 	// defaults are values as a user would write them, by form; "": the zero value.
@@ -60,12 +60,31 @@ const (
 	groupRestart  = "Restart"
 	groupStop     = "Stop and signals"
 	groupOutput   = "Output"
+	groupWatch    = "Watch"
 	groupHealth   = "Health and metrics"
 	groupMessages = "Messages"
 )
 
 // table is every option of a run. A default stands here and nowhere else.
 var table = []option{
+	{
+		name: "uid", short: "u", group: groupStart, arg: "NAME",
+		help:  "what the app is called by stop, restart, logs and its files",
+		set:   func(s *settings, v string) (err error) { s.uid, err = parseUID(v); return },
+		shown: both("four characters at random"),
+	},
+	{
+		name: "id", group: groupStart, arg: "NAME",
+		help: "a further name for it",
+		set:  func(s *settings, v string) error { return setText(&s.id, v) },
+	},
+	{
+		name: "path", short: "p", group: groupStart, arg: "FOLDER",
+		help:     "evermore's own folder for this app: logs, pid files, register",
+		set:      func(s *settings, v string) error { return setText(&s.path, v) },
+		shown:    both("EVERMORE_ROOT, FOREVER_ROOT, ~/.evermore"),
+		complete: folders,
+	},
 	{
 		name: "command", short: "c", group: groupStart, arg: "COMMAND", scriptOnly: true,
 		help:  "run SCRIPT by this, with its options: \"node --inspect\"",
@@ -90,6 +109,12 @@ var table = []option{
 		set:      func(s *settings, v string) error { return setText(&s.workingDir, v) },
 		shown:    [2]string{container: ".", script: "--source-dir"},
 		complete: folders,
+	},
+	{
+		name: "env-file", group: groupStart, arg: "FILE", list: true,
+		help:     "variables for the app, NAME=value a line, read before each start; the environment wins",
+		set:      func(s *settings, v string) error { s.envFiles = append(s.envFiles, v); return nil },
+		complete: files,
 	},
 	{
 		name: "user", group: groupStart, arg: "USER[:GROUP]",
@@ -153,6 +178,34 @@ var table = []option{
 		set:      setTime(func(s *settings) *time.Duration { return &s.app.Policy.SpinSleepMax }),
 		defaults: [2]string{container: "30s"},
 		shown:    [2]string{script: "--spin-sleep-time"},
+	},
+	{
+		name: "max-memory", group: groupRestart, arg: "SIZE",
+		help:  "restart an app that uses more: 300M; it is looked at every 5 s",
+		set:   func(s *settings, v string) (err error) { s.app.MaxMemory, err = parseSize(v); return },
+		shown: both("no limit"),
+	},
+	{
+		name: "max-run-time", group: groupRestart, arg: "TIME",
+		help:  "restart an app that has run for so long",
+		set:   setTime(func(s *settings) *time.Duration { return &s.app.MaxRunTime }),
+		shown: both("no limit"),
+	},
+	{
+		name: "cron-restart", group: groupRestart, arg: "CRON",
+		help:  "restart at these times, in local time: \"0 4 * * *\"",
+		set:   func(s *settings, v string) (err error) { s.app.Schedule, err = parseCron(v); return },
+		shown: both("never"),
+	},
+	{
+		name: "stop-exit-codes", group: groupRestart, arg: "LIST", list: true,
+		help: "exit codes that are not followed by a restart: 0,143",
+		set:  func(s *settings, v string) error { return s.addStopCodes(v) },
+	},
+	{
+		name: "on-exit", group: groupRestart, arg: "COMMAND",
+		help: "run this after each exit, with EVERMORE_EXIT_UID, _CODE, _SIGNAL, _REASON, _UPTIME_MS; for 10 s at most",
+		set:  func(s *settings, v string) (err error) { s.app.OnExit, err = parseCommand(v); return },
 	},
 
 	{
@@ -234,6 +287,64 @@ var table = []option{
 		help: "pass the app's output to -o and -e only",
 		on:   func(s *settings) *bool { return &s.silent },
 	},
+	{
+		name: "timestamps", group: groupOutput,
+		help: "put the time before each line; the app then ends with a killed evermore, as its output is a pipe",
+		on:   func(s *settings) *bool { return &s.timestamps },
+	},
+	{
+		name: "log-max-size", group: groupOutput, arg: "SIZE",
+		help:  "rotate -l, -o, -e at this size: 10M",
+		set:   func(s *settings, v string) (err error) { s.logMaxSize, err = parseSize(v); return },
+		shown: both("never"),
+	},
+	{
+		name: "log-max-files", group: groupOutput, arg: "N",
+		help:     "keep N rotated files of each; 0: all",
+		set:      func(s *settings, v string) (err error) { s.logMaxFiles, err = parseCount(v); return },
+		defaults: both("10"),
+	},
+	{
+		name: "log-compress", group: groupOutput,
+		help: "compress rotated files by gzip",
+		on:   func(s *settings) *bool { return &s.logCompress },
+	},
+
+	{
+		name: "watch", short: "w", group: groupWatch,
+		help: "restart the app when a file changes",
+		on:   func(s *settings) *bool { return &s.watch },
+	},
+	{
+		name: "watch-directory", group: groupWatch, arg: "FOLDER", list: true,
+		help:     "watch these folders, with all below them",
+		set:      func(s *settings, v string) error { s.watchDirs = append(s.watchDirs, v); return nil },
+		shown:    both("where the script is, or the app runs"),
+		complete: folders,
+	},
+	{
+		name: "watch-ignore", group: groupWatch, arg: "GLOB", list: true,
+		help: "files and folders that may change, beside those of .foreverignore",
+		set:  func(s *settings, v string) error { return s.addIgnore(v) },
+	},
+	{
+		name: "watch-all", group: groupWatch,
+		help: "watch node_modules and names with a dot, too",
+		on:   func(s *settings) *bool { return &s.watchAll },
+	},
+	{
+		name: "watch-action", group: groupWatch, arg: "ACTION",
+		help:     "what a change does: restart, or signal:HUP",
+		set:      func(s *settings, v string) (err error) { s.watchSignal, err = parseWatchAction(v); return },
+		defaults: both("restart"),
+		complete: words("restart", "signal:HUP", "signal:USR2"),
+	},
+	{
+		name: "watch-poll", group: groupWatch, arg: "TIME",
+		help:  "look every TIME, where the kernel tells nothing: bind mounts, network file systems",
+		set:   setTime(func(s *settings) *time.Duration { return &s.watchPoll }),
+		shown: both("off"),
+	},
 
 	{
 		name: "http", group: groupHealth, arg: "ADDRESS",
@@ -298,7 +409,7 @@ var table = []option{
 }
 
 // spellings are further names of options.
-var spellings = map[string]string{"plain": "no-colors", "color": "colors", "no-color": "no-colors"}
+var spellings = map[string]string{"plain": "no-colors", "color": "colors", "no-color": "no-colors", "follow": "fifo"}
 
 // camel is forever's writing of a name: minUptime.
 func camel(name string) string {

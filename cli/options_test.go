@@ -267,7 +267,7 @@ func TestDefaults(t *testing.T) {
 		if s == nil {
 			t.Fatal(said)
 		}
-		if s.app.Policy != want[f] {
+		if !reflect.DeepEqual(s.app.Policy, want[f]) {
 			t.Errorf("form %d: policy %+v, want %+v", f, s.app.Policy, want[f])
 		}
 		got := fmt.Sprintf("http %q, kill %v after %v, tree %v, group %v, stop %v, live %v, watchdog %v, ready %v, append %v, silent %v, umask %d, privs %v",
@@ -521,7 +521,7 @@ func TestNearest(t *testing.T) {
 		"max": "max", "mx": "max", "maxx": "max", "append": "append", "no-append": "no-append", "plane": "plain",
 		"signl": "signal", "zzzzzz": "", "x": "", "": "",
 	} {
-		if got := nearest(name, table); got != want {
+		if got := nearestOption(name, table); got != want {
 			t.Errorf("%q: got %q, want %q", name, got, want)
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"evermore/metrics"
 	"evermore/reaper"
 	"evermore/signals"
+	"evermore/watch"
 )
 
 const (
@@ -38,20 +40,27 @@ const (
 // start: it has been made already.
 func run(s *settings, first *early.Start) int {
 	r := &running{settings: s}
-	defer r.close()
+	code := 1
+	defer func() { r.close(code) }()
 	if err := r.start(first); err != nil {
-		return s.fail(err)
+		code = s.fail(err)
+		return code
 	}
 	r.serve()
-	return r.app.Run()
+	code = r.app.Run()
+	return code
 }
 
 // start starts the app.
 func (r *running) start(first *early.Start) error {
+	r.name()
+	r.made = r.recipe()
 	o, err := r.options()
 	if err != nil {
 		return err
 	}
+	r.manager = managerOf(os.Getenv)
+	o.Adopt = adoption(os.Getenv)
 	if r.umask >= 0 {
 		syscall.Umask(r.umask)
 	}
@@ -75,7 +84,11 @@ func (r *running) start(first *early.Start) error {
 			return err
 		}
 	}
-	for _, w := range append(r.warnings(), misspelt(os.Environ())...) {
+	warnings := misspelt(os.Environ())
+	if r.starter == nil {
+		warnings = append(r.warnings(), warnings...) // a daemon's starter says them
+	}
+	for _, w := range warnings {
 		r.say(levelWarn, w)
 	}
 	r.app = pid1.New(o, &kernel, r.catcher, r, r.lines)
@@ -116,8 +129,14 @@ type running struct {
 	server   *metrics.Server
 	serving  bool         // what could wait is there
 	early    []pid1.Event // what happened before
-	recorded chan func()  // gives what removes the record of this supervisor
 	modes    *terminalModes
+	manager  *serviceManager
+	made     control.Recipe // how this supervisor is started again
+	uidLock  *control.Lock
+	watcher  *watch.Watcher
+	enrolled chan *register // gives the entry in the register, once
+	entry    *register      // a daemon's, which is there from the start
+	events   atomic.Pointer[control.Server]
 }
 
 // open opens what was asked for, so that what can't be had is an error before
@@ -126,6 +145,11 @@ func (r *running) open(o *pid1.Options) error {
 	ready := make(chan struct{}) // the copying of output has begun before there are lines to tell of it
 	output, err := logs.Open(logs.Options{
 		LogFile: r.logFile, OutFile: r.outFile, ErrFile: r.errFile, Append: r.appendLogs, Silent: r.silent,
+		Timestamps: r.timestamps, MaxSize: r.logMaxSize, MaxFiles: r.logMaxFiles, Compress: r.logCompress,
+		NotRotated: func(name string, err error) {
+			<-ready
+			r.warn(fmt.Errorf("cannot rotate the log %s: %w", name, err))
+		},
 		Failed: func(name string, err error) {
 			<-ready
 			r.warn(fmt.Errorf("cannot write the app's output to %s: %w", name, err))
@@ -137,6 +161,17 @@ func (r *running) open(o *pid1.Options) error {
 	r.output = output
 	files := output.Files()
 	o.Command.Files = files[:]
+	// Where the app writes to files by itself it can go on without evermore.
+	o.Command.DieWithParent = r.starter == nil || output.Piped()
+	if r.isGiven("uid") || r.starter != nil {
+		root, err := r.folder()
+		if err == nil {
+			r.uidLock, err = control.LockUID(root, r.uid)
+		}
+		if errors.Is(err, control.ErrTaken) {
+			return r.cannotStart(r.program+" list shows it", "uid %s is taken: it runs already.", r.uid)
+		}
+	}
 	if o.Terminal {
 		r.modes = modesOf(0)
 	}
@@ -155,7 +190,7 @@ func (r *running) open(o *pid1.Options) error {
 	}
 	r.queue = logs.NewQueue(2, output.Log())
 	r.lines = logs.NewLines(r.queue, logs.LinesOptions{
-		Forever: r.program == "forever", JSON: r.logFormat == "json", Color: r.coloured(2), Verbose: r.verbose, Debug: r.debug,
+		Forever: r.program == "forever", JSON: r.logFormat == "json", Timestamps: r.timestamps, Color: r.coloured(2), Verbose: r.verbose, Debug: r.debug,
 	})
 	close(ready)
 	return nil
@@ -169,14 +204,24 @@ func (r *running) Observe(e pid1.Event) {
 	case !r.serving:
 		r.early = append(r.early, e)
 	}
-	if e.Kind == pid1.Started && r.pidOf != "" {
-		if err := r.pidOf.write(e.PID); err != nil {
-			r.warn(err)
+	switch e.Kind {
+	case pid1.Started:
+		if r.pidOf != "" {
+			if err := r.pidOf.write(e.PID); err != nil {
+				r.warn(err)
+			}
 		}
-	}
-	if e.Kind == pid1.Exited {
+		r.entry.began(r, e.PID)
+	case pid1.Exited:
 		r.modes.restore(0)
+	case pid1.Ready:
+		r.manager.tell("READY=1")
+	case pid1.Stopped:
+		r.manager.tell("STOPPING=1")
+		r.starter.tell(outcome{Error: "the app ended before it was started", Code: max(e.Code, 1)})
+		r.entry.ended(r, e)
 	}
+	r.publish(e)
 }
 
 // serve does what could wait until the app was started.
@@ -194,15 +239,20 @@ func (r *running) serve() {
 		r.metrics.NotBound()
 		r.warn(fmt.Errorf("no metrics and no probes: cannot listen on %s: %w", r.http, cause(r.refused)))
 	}
-	// A state folder may be on a disk that hangs.
-	r.recorded = make(chan func(), 1)
-	go func() {
-		remove, err := control.Register(control.Record{HTTP: address})
-		if err != nil && r.form == script {
-			r.warn(fmt.Errorf("this supervisor is not on record: %w", err))
+	if r.starter != nil {
+		// Who has seen a start must find it in list.
+		r.entry = r.enroll(address)
+		if snap := r.app.Snapshot(); snap.Starts > 0 {
+			r.starter.tell(outcome{PID: snap.PID})
 		}
-		r.recorded <- remove
-	}()
+	} else {
+		// A state folder may be on a disk that hangs.
+		r.enrolled = make(chan *register, 1)
+		go func() { r.enrolled <- r.enroll(address) }()
+	}
+	if r.watch {
+		r.startWatch()
+	}
 }
 
 // observe begins to count events, and to show them where there is a listener.
@@ -223,8 +273,11 @@ func (r *running) observe() {
 	r.server.Serve(r.listener)
 }
 
-// close ends everything but the process.
-func (r *running) close() {
+// close ends everything but the process, whose exit code is given.
+func (r *running) close(code int) {
+	if r.watcher != nil {
+		r.watcher.Close()
+	}
 	if r.server != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), flushTime)
 		defer cancel()
@@ -232,15 +285,15 @@ func (r *running) close() {
 	} else if r.listener != nil {
 		r.listener.Close()
 	}
-	if r.recorded != nil {
+	entry := r.entry
+	if r.enrolled != nil {
 		select {
-		case remove := <-r.recorded:
-			if remove != nil {
-				remove()
-			}
+		case entry = <-r.enrolled:
 		case <-time.After(flushTime):
 		}
 	}
+	entry.leave()
+	r.uidLock.Release()
 	if r.pidOf != "" {
 		r.pidOf.remove()
 	}
@@ -250,6 +303,7 @@ func (r *running) close() {
 	if r.output != nil {
 		r.output.Close(drainTime)
 	}
+	entry.answer(code)
 }
 
 // warn tells of a failure that does not end supervision.

@@ -61,21 +61,3 @@ func TestMisspelt(t *testing.T) {
 	}
 }
 
-// Who comes from forever is told what is not here.
-func TestForeversOwn(t *testing.T) {
-	for _, action := range foreverActions {
-		s := newSettings("evermore")
-		s.argv = []string{action}
-		if got := s.hint(); got != "forever's "+action+notHere {
-			t.Errorf("%s: got %q", action, got)
-		}
-	}
-	for _, option := range []string{"-w", "--watch", "--watchDirectory", "--watch-ignore", "-p", "-f", "-n", "--uid", "--id"} {
-		s := newSettings("evermore")
-		root := s.root(os.Getenv, func() { t.Errorf("%s runs", option) })
-		root.SetArgs([]string{option, "x", "app.js"})
-		if err := root.Execute(); err == nil || err.Error() != "forever's "+option+notHere {
-			t.Errorf("%s: got %v", option, err)
-		}
-	}
-}

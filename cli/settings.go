@@ -5,13 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
+	"strconv"
 	"syscall"
 	"time"
 
 	"github.com/spf13/pflag"
 
 	pid1 "evermore/init"
+	"evermore/nearest"
 )
 
 // settings is what was asked for: every option read and checked, whether it came
@@ -26,7 +27,13 @@ type settings struct {
 	// the rest of them.
 	app pid1.Options
 
+	// uid and id are what the app is called; path is evermore's folder for it, "":
+	// the usual one.
+	uid, id, path string
+
 	command    []string // what runs a SCRIPT; empty: node
+	envFiles   []string // read before each start
+	env        []string // of a file of apps: it goes before the environment
 	sourceDir  string
 	workingDir string
 	user       string
@@ -37,6 +44,16 @@ type settings struct {
 	logFile, outFile, errFile, pidFile string
 	appendLogs                         bool
 	silent                             bool
+	timestamps                         bool
+	logMaxSize                         int64 // bytes; 0: no rotation
+	logMaxFiles                        int
+	logCompress                        bool
+
+	watch                  bool
+	watchDirs, watchIgnore []string
+	watchAll               bool
+	watchSignal            syscall.Signal // 0: a change restarts
+	watchPoll              time.Duration
 
 	http string // the address to listen on; empty: off
 
@@ -48,14 +65,26 @@ type settings struct {
 	help    bool
 	version bool
 
+	starter *starter // nil: this is no daemon
+	ran     []string // what runs the SCRIPT, after options()
+
+	// answer is how an action answers.
+	answer struct {
+		json, follow, out, err, effective, replace, user, write bool
+		lines                                                   int
+		env                                                     string
+	}
+
 	// asked is what evermore health was asked.
 	asked struct {
 		live, ready bool
 		timeout     time.Duration
 	}
 
-	// given says by which words an option was set: "-m/--max" or "EVERMORE_MAX".
+	// given says by which words an option was set: "-m/--max", "EVERMORE_MAX" or
+	// "app.json:3"; texts are the values, as they were written.
 	given map[string]string
+	texts map[string][]string
 }
 
 func newSettings(program string) *settings {
@@ -67,6 +96,7 @@ func newSettings(program string) *settings {
 		},
 		umask: -1,
 		given: map[string]string{},
+		texts: map[string][]string{},
 	}
 }
 
@@ -116,6 +146,7 @@ func (s *settings) fail(err error) int {
 		}
 	}
 	s.say(levelError, err.Error())
+	s.starter.tell(outcome{Error: err.Error(), Code: code, Hint: hint})
 	if hint == "" && code == codeUsage {
 		hint = s.program + " --help shows the options"
 	}
@@ -164,7 +195,10 @@ func (f flagValue) Set(text string) error {
 	if f.not {
 		*f.on(f.settings) = !*f.on(f.settings)
 	}
-	f.settings.given[f.name] = f.label()
+	if f.on != nil {
+		text = strconv.FormatBool(*f.on(f.settings))
+	}
+	f.settings.record(f.option, f.label(), text)
 	return nil
 }
 
@@ -189,11 +223,40 @@ func (f flagValue) Type() string {
 
 func (f flagValue) IsBoolFlag() bool { return f.on != nil }
 
-// complete sets what no flag has set: by the variables, then by the defaults of
-// the form. An empty variable counts as not set. Unknown EVERMORE_ variables are
-// none of evermore's: Kubernetes adds EVERMORE_SERVICE_HOST and others for a
-// Service of that name.
-func (s *settings) complete(table []option, getenv func(string) string) error {
+// record remembers that an option was set, by what, and to what text. A value
+// that may be given several times adds up.
+func (s *settings) record(o *option, by, text string) {
+	if o.list && s.given[o.name] != "" {
+		s.texts[o.name] = append(s.texts[o.name], text)
+	} else {
+		s.texts[o.name] = []string{text}
+	}
+	s.given[o.name] = by
+}
+
+// source gives the values of an option as they were written, and what to call
+// them in a message; none: it says nothing of it.
+type source func(*option) (by string, texts []string)
+
+// variables is the source of the EVERMORE_ variables. An empty one counts as not
+// set. Unknown ones are none of evermore's: Kubernetes adds EVERMORE_SERVICE_HOST
+// and others for a Service of that name.
+func variables(getenv func(string) string) source {
+	return func(o *option) (string, []string) {
+		name := o.env()
+		if name == "" {
+			return "", nil
+		}
+		if text := getenv(name); text != "" {
+			return name, []string{text}
+		}
+		return "", nil
+	}
+}
+
+// complete sets what no flag has set: by the first of the sources that knows the
+// option, else by the default of the form.
+func (s *settings) complete(table []option, sources ...source) error {
 	for i := range table {
 		o := &table[i]
 		foreign := o.scriptOnly && s.form == container
@@ -206,14 +269,11 @@ func (s *settings) complete(table []option, getenv func(string) string) error {
 		case foreign:
 			continue
 		}
-		if v := o.env(); v != "" {
-			if text := getenv(v); text != "" {
-				s.given[o.name] = v
-				if err := o.read(s, text); err != nil {
-					return s.about(o.name, err)
-				}
-				continue
+		if found, err := s.take(o, sources); found || err != nil {
+			if err != nil {
+				return err
 			}
+			continue
 		}
 		if text := o.defaults[s.form]; text != "" {
 			if err := o.read(s, text); err != nil {
@@ -222,6 +282,23 @@ func (s *settings) complete(table []option, getenv func(string) string) error {
 		}
 	}
 	return nil
+}
+
+// take sets the option by the first source that knows it.
+func (s *settings) take(o *option, sources []source) (found bool, err error) {
+	for _, from := range sources {
+		by, texts := from(o)
+		for _, text := range texts {
+			s.record(o, by, text)
+			if err := o.read(s, text); err != nil {
+				return true, s.about(o.name, err)
+			}
+		}
+		if len(texts) > 0 {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // flagError makes pflag's errors evermore's.
@@ -243,16 +320,10 @@ func flagError(err error, table []option) error {
 		o := missing.GetFlag().Value.(flagValue)
 		return usage("%s: a value is missing: use --%s %s", o.label(), o.name, o.arg)
 	case errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "":
-		if name := unknown.GetSpecifiedName(); slices.Contains(foreverOptions, name) {
-			return usage("forever's -%s%s", name, notHere)
-		}
 		return usage("unknown option -%s", unknown.GetSpecifiedName())
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
-		if slices.Contains(foreverOptions, kebab(name)) {
-			return usage("forever's --%s%s", name, notHere)
-		}
-		if near := nearest(kebab(name), table); near != "" {
+		if near := nearestOption(kebab(name), table); near != "" {
 			return usage("unknown option --%s: did you mean --%s?", name, near)
 		}
 		return usage("unknown option --%s", name)
@@ -262,8 +333,8 @@ func flagError(err error, table []option) error {
 	return usage("%w", err)
 }
 
-// nearest is the name that was probably meant; "": none is near.
-func nearest(name string, table []option) string {
+// nearestOption is the option that was probably meant; "": none is near.
+func nearestOption(name string, table []option) string {
 	var names []string
 	for _, o := range table {
 		names = append(names, o.name)
@@ -271,36 +342,5 @@ func nearest(name string, table []option) string {
 			names = append(names, "no-"+o.name)
 		}
 	}
-	names = append(names, slices.Sorted(maps.Keys(spellings))...)
-	best, least := "", 1+min(2, len(name)/2)
-	for _, n := range names {
-		d := distance(name, n)
-		if len(name) >= 3 && strings.HasPrefix(n, name) {
-			d = 1
-		}
-		if d < least {
-			best, least = n, d
-		}
-	}
-	return best
-}
-
-// distance is the Levenshtein distance.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			d := diagonal
-			if a[i] != b[j] {
-				d = 1 + min(diagonal, row[j], row[j+1])
-			}
-			diagonal, row[j+1] = row[j+1], d
-		}
-	}
-	return row[len(b)]
+	return nearest.Nearest(name, append(names, slices.Sorted(maps.Keys(spellings))...))
 }

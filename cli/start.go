@@ -4,15 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 
+	"github.com/joho/godotenv"
 	"golang.org/x/sys/unix"
 
-	"evermore/control"
 	pid1 "evermore/init"
 	"evermore/reaper"
 )
@@ -30,12 +31,19 @@ func (s *settings) options() (pid1.Options, error) {
 	if err != nil {
 		return o, err
 	}
-	env := s.childEnv(os.Environ(), who)
+	base := s.childEnv(os.Environ(), who)
+	env, err := s.withEnvFiles(base)
+	if err != nil {
+		return o, err
+	}
 	argv, err := s.commandLine(env)
 	if err != nil {
 		return o, err
 	}
 	if err := s.placeFiles(); err != nil {
+		return o, err
+	}
+	if err := s.placeWatch(dir); err != nil {
 		return o, err
 	}
 	if s.logFormat == "" {
@@ -57,6 +65,16 @@ func (s *settings) options() (pid1.Options, error) {
 		OwnGroup:      !o.Terminal,
 		EndGroup:      o.KillTree,
 		DieWithParent: true,
+	}
+	o.UID = s.uid
+	if len(s.envFiles) > 0 {
+		o.Refresh = func(c *reaper.Command) error {
+			env, err := s.withEnvFiles(base)
+			if err == nil {
+				c.Env = env
+			}
+			return err
+		}
 	}
 	return o, o.Validate()
 }
@@ -95,6 +113,10 @@ func (s *settings) commandLine(env []string) ([]string, error) {
 		return nil, err
 	}
 	command := s.command
+	if len(command) == 1 && command[0] == noCommand {
+		s.ran = []string{}
+		return append([]string{path}, s.argv[1:]...), nil
+	}
 	if len(command) == 0 {
 		node, err := findNode(env)
 		if err != nil {
@@ -102,8 +124,12 @@ func (s *settings) commandLine(env []string) ([]string, error) {
 		}
 		command = []string{node}
 	}
+	s.ran = command
 	return slices.Concat(command, []string{path}, s.argv[1:]), nil
 }
+
+// noCommand is the -c of a script that is executed itself.
+const noCommand = "none"
 
 // script finds the SCRIPT. An absolute one stays as it is, a relative one is in
 // --source-dir, else in the caller's working directory; the path is absolute,
@@ -126,27 +152,12 @@ func (s *settings) script() (string, error) {
 	}
 }
 
-// What forever has and evermore has not, for who comes from there.
-var (
-	foreverActions = []string{
-		"start", "stop", "stopbypid", "stopall", "restart", "restartall", "list", "logs", "config", "set", "clear", "columns", "cleanlogs",
-	}
-	foreverOptions = []string{
-		"w", "watch", "watch-directory", "watch-ignore", "p", "path", "f", "fifo", "n", "number", "u", "uid", "id",
-	}
-)
-
-const notHere = " is not here: evermore runs in the foreground, under systemd or in a container"
-
 // hint is a word to who has forgotten the dashes, or has written a command of
 // evermore behind an option.
 func (s *settings) hint() string {
 	word := s.argv[0]
 	if slices.Contains(commands, word) {
 		return fmt.Sprintf("%s comes first when it is a command: %s %s", word, s.program, word)
-	}
-	if slices.Contains(foreverActions, word) {
-		return "forever's " + word + notHere
 	}
 	if _, err := lookPath(word, os.Getenv("PATH")); err == nil {
 		return fmt.Sprintf("to run a command: %s -- %s", s.program, strings.Join(s.argv, " "))
@@ -210,9 +221,9 @@ func (s *settings) placeFiles() error {
 		if *f.path == "" || filepath.IsAbs(*f.path) || s.form == container {
 			continue
 		}
-		root, err := control.Root()
+		root, err := s.folder()
 		if err != nil {
-			return s.about(f.name, err)
+			return err
 		}
 		folder := filepath.Join(root, f.in)
 		if err := os.MkdirAll(folder, 0o700); err != nil {
@@ -229,7 +240,14 @@ func (s *settings) placeFiles() error {
 			*path = abs
 		}
 	}
-	if s.logFile != "" && !s.appendLogs {
+	if s.form == script {
+		for _, path := range []string{s.logFile, s.outFile, s.errFile} {
+			if path != "" {
+				_ = os.MkdirAll(filepath.Dir(path), 0o755) // opening the file says what is wrong
+			}
+		}
+	}
+	if s.logFile != "" && !s.appendLogs && s.starter == nil {
 		// /dev/stdout and the like are always there.
 		if info, err := os.Stat(s.logFile); err == nil && info.Mode().IsRegular() {
 			return s.cannotStart("", "log file %s exists. Use the -a or --append option to append log.", s.logFile)
@@ -243,29 +261,64 @@ func (s *settings) placeFiles() error {
 // manager gave to it, see sd_notify(3), sd_watchdog_enabled(3) and
 // sd_listen_fds(3).
 func (s *settings) childEnv(environ []string, who identity) []string {
+	env := s.ownEnv(environ)
+	if who.name != "" {
+		env = with(env, "HOME="+who.home, "USER="+who.name, "LOGNAME="+who.name)
+	}
+	return env
+}
+
+// ownEnv is the environment of the app as far as it does not go by its user.
+func (s *settings) ownEnv(environ []string) []string {
 	own := map[string]bool{
 		"NOTIFY_SOCKET": true, "WATCHDOG_USEC": true, "WATCHDOG_PID": true,
 		"LISTEN_PID": true, "LISTEN_FDS": true, "LISTEN_FDNAMES": true,
+		starterVariable: true, adoptVariable: true,
 	}
 	for i := range table {
 		if name := table[i].env(); name != "" {
 			own[name] = true
 		}
 	}
-	if who.name != "" {
-		own["HOME"], own["USER"], own["LOGNAME"] = true, true, true
-	}
-	env := make([]string, 0, len(environ)+3)
-	for _, v := range environ {
+	env := slices.DeleteFunc(slices.Clone(environ), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		if !own[name] {
-			env = append(env, v)
+		return own[name]
+	})
+	return with(env, s.env...)
+}
+
+// with gives an environment in which the variables have these values.
+func with(env []string, variables ...string) []string {
+	for _, v := range variables {
+		name, _, _ := strings.Cut(v, "=")
+		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
+	}
+	return append(env, variables...)
+}
+
+// withEnvFiles adds the variables of --env-file that the environment lacks, as
+// Node's own --env-file does (https://nodejs.org/api/cli.html#--env-fileconfig).
+func (s *settings) withEnvFiles(env []string) ([]string, error) {
+	if len(s.envFiles) == 0 {
+		return env, nil
+	}
+	values := map[string]string{}
+	for _, file := range s.envFiles {
+		more, err := godotenv.Read(file)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the variables of %s: %w", file, reason(err))
 		}
+		maps.Copy(values, more)
 	}
-	if who.name != "" {
-		env = append(env, "HOME="+who.home, "USER="+who.name, "LOGNAME="+who.name)
+	for _, v := range env {
+		name, _, _ := strings.Cut(v, "=")
+		delete(values, name)
 	}
-	return env
+	env = slices.Clip(env)
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		env = append(env, name+"="+values[name])
+	}
+	return env, nil
 }
 
 // hasTerminal tells whether evermore has a controlling terminal: one that may

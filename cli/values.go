@@ -10,6 +10,9 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bmatcuk/doublestar/v4"
+	"github.com/robfig/cron/v3"
+
 	"evermore/signals"
 )
 
@@ -47,6 +50,82 @@ func parseRuns(s string) (int, error) {
 		return 0, fmt.Errorf("cannot read %q as a number of runs: use a whole number such as 5", s)
 	}
 	return max(int(n), 1), nil
+}
+
+// parseUID reads a name of which files are named.
+func parseUID(s string) (string, error) {
+	if s == "" || s == "." || s == ".." || len(s) > 128 || strings.ContainsFunc(s, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }) {
+		return "", fmt.Errorf("cannot take %q as a uid: files are named after it; use letters and digits", s)
+	}
+	return s, nil
+}
+
+// parseCount reads a whole number of 0 or more.
+func parseCount(s string) (int, error) {
+	n, err := strconv.ParseUint(s, 10, 31)
+	if err != nil {
+		return 0, fmt.Errorf("cannot read %q as a number: use a whole number such as 100", s)
+	}
+	return int(n), nil
+}
+
+// parseSize reads a number of bytes, with K, M or G for powers of 1024: "300M".
+func parseSize(s string) (int64, error) {
+	number, unit := strings.ToUpper(s), 1.0
+	number = strings.TrimSuffix(strings.TrimSuffix(number, "B"), "I")
+	for i, suffix := range []string{"K", "M", "G", "T"} {
+		if n, ok := strings.CutSuffix(number, suffix); ok {
+			number, unit = n, math.Pow(1024, float64(i+1))
+			break
+		}
+	}
+	n, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(n*unit >= 1) || n*unit > math.MaxInt64/2 || strings.ContainsAny(number, "XPN_") {
+		return 0, fmt.Errorf("cannot read %q as a size: use bytes or a unit (300M, 1.5G)", s)
+	}
+	return int64(n * unit), nil
+}
+
+// parseCron reads the five fields of crontab(5), or six with seconds in front,
+// or a word such as @daily.
+func parseCron(s string) (func(time.Time) time.Time, error) {
+	parser := cron.NewParser(cron.SecondOptional | cron.Minute | cron.Hour | cron.Dom | cron.Month | cron.Dow | cron.Descriptor)
+	schedule, err := parser.Parse(s)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %q as times of crontab(5): %w", s, err)
+	}
+	return schedule.Next, nil
+}
+
+// parseWatchAction reads "restart", which is 0, or "signal:NAME".
+func parseWatchAction(s string) (syscall.Signal, error) {
+	name, ok := strings.CutPrefix(s, "signal:")
+	switch {
+	case s == "restart":
+		return 0, nil
+	case !ok:
+		return 0, fmt.Errorf("unknown action %q: use restart or signal:NAME", s)
+	}
+	return signals.Parse(name)
+}
+
+func (s *settings) addIgnore(glob string) error {
+	if !doublestar.ValidatePattern(strings.TrimPrefix(glob, "!")) {
+		return fmt.Errorf("cannot read %q as a glob", glob)
+	}
+	s.watchIgnore = append(s.watchIgnore, glob)
+	return nil
+}
+
+func (s *settings) addStopCodes(list string) error {
+	for text := range strings.SplitSeq(list, ",") {
+		code, err := strconv.ParseUint(strings.TrimSpace(text), 10, 8)
+		if err != nil {
+			return fmt.Errorf("cannot read %q as an exit code: use numbers from 0 to 255", text)
+		}
+		s.app.Policy.StopCodes = append(s.app.Policy.StopCodes, int(code))
+	}
+	return nil
 }
 
 func parseBool(s string) (bool, error) {

@@ -65,6 +65,8 @@ const (
 	levelError level = "error"
 	levelWarn  level = "warn"
 	levelHelp  level = "help"
+	levelInfo  level = "info"
+	levelData  level = "data"
 )
 
 // colour is forever's for the level, as an ANSI code.
@@ -74,6 +76,10 @@ func (l level) colour() string {
 		return "31"
 	case levelWarn:
 		return "33"
+	case levelInfo:
+		return "32"
+	case levelData:
+		return "90"
 	}
 	return "36"
 }
@@ -106,6 +112,24 @@ func (s *settings) say(l level, text string) {
 		q.Close(flushTime)
 	})
 }
+
+// tell writes the lines of an answer to stdout, and errors to stderr, as forever
+// did up to its version 3.
+func (s *settings) tell(l level, text string) {
+	if l == levelError {
+		s.say(l, text)
+		return
+	}
+	coloured := s.coloured(1)
+	var b strings.Builder
+	for one := range strings.SplitSeq(text, "\n") {
+		b.WriteString(line(l, one, coloured))
+	}
+	_, _ = os.Stdout.WriteString(b.String())
+}
+
+// capital is the name of the program in a sentence of forever's.
+func capital(program string) string { return strings.ToUpper(program[:1]) + program[1:] }
 
 // coloured tells whether what is written to a descriptor is to be coloured: as
 // --colors or --no-colors says, else on a terminal, unless NO_COLOR is set

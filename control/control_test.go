@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"evermore/reaper"
 )
 
 // TestMain lets the test binary be a supervisor: it registers, says so, and
@@ -19,10 +21,16 @@ func TestMain(m *testing.M) {
 	if os.Getenv("CONTROL_TEST_SUPERVISOR") == "" {
 		os.Exit(m.Run())
 	}
-	remove, err := Register(Record{HTTP: os.Getenv("CONTROL_TEST_SUPERVISOR")})
+	root, err := Root()
+	var entry *Registration
+	if err == nil {
+		entry, err = Register(Record{HTTP: os.Getenv("CONTROL_TEST_SUPERVISOR")}, root)
+	}
 	fmt.Println(err)
 	io.Copy(io.Discard, os.Stdin)
-	remove()
+	if err == nil {
+		entry.Remove()
+	}
 }
 
 // supervisor starts one; end lets it end in order.
@@ -50,7 +58,7 @@ func supervisor(t *testing.T, root, http string) (cmd *exec.Cmd, end func()) {
 
 func addresses(t *testing.T, root string) string {
 	t.Helper()
-	records, err := running([]candidate{{root, true}, {root, true}})
+	records, err := list([]candidate{{root, true}, {root, true}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,11 +127,11 @@ func TestRunning(t *testing.T) {
 
 func TestJudge(t *testing.T) {
 	root := t.TempDir()
-	remove, err := Record{HTTP: "here"}.register(root)
+	entry, err := Register(Record{HTTP: "here"}, root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer remove()
+	defer entry.Remove()
 	var here Record
 	if err := here.identify(); err != nil {
 		t.Fatal(err)
@@ -135,9 +143,9 @@ func TestJudge(t *testing.T) {
 	}
 	tests := map[string]struct {
 		record Record
-		want   verdict
+		want   Status
 	}{
-		"this one":                      {here, alive},
+		"this one":                      {here, Running},
 		"pid 1":                         {with(func(r *Record) { r.PID = 1 }), dead},
 		"a pid that is used again":      {with(func(r *Record) { r.StartTime++ }), dead},
 		"a pid that is not used":        {with(func(r *Record) { r.PID = 1 << 30 }), dead},
@@ -149,7 +157,7 @@ func TestJudge(t *testing.T) {
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			if got := here.judge(test.record); got != test.want {
-				t.Errorf("got %d, want %d", got, test.want)
+				t.Errorf("got %s, want %s", got, test.want)
 			}
 			// What is dead is deleted, what is elsewhere is left alone.
 			path := filepath.Join(root, "run", test.record.file())
@@ -158,19 +166,19 @@ func TestJudge(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer os.Remove(path)
-			records, err := running([]candidate{{root, true}})
+			records, err := list([]candidate{{root, true}})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := len(records) > 0 && records[0] == test.record; got != (test.want == alive) {
+			if got := len(records) > 0 && records[0].PID == test.record.PID && records[0].StartTime == test.record.StartTime; got != (test.want == Running) {
 				t.Errorf("listed: %v", records)
 			}
 			if _, err := os.Stat(path); (err != nil) != (test.want == dead) {
 				t.Errorf("the record: %v", err)
 			}
-			if test.record == here {
+			if test.record.file() == here.file() {
 				// The file of this process was replaced above: put it back.
-				if _, err := (Record{HTTP: "here"}).register(root); err != nil {
+				if _, err := Register(Record{HTTP: "here"}, root); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -181,11 +189,11 @@ func TestJudge(t *testing.T) {
 // What is no record is neither listed nor deleted.
 func TestForeignFiles(t *testing.T) {
 	root := t.TempDir()
-	remove, err := Record{}.register(root)
+	entry, err := Register(Record{}, root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	remove()
+	entry.Remove()
 	for name, text := range map[string]string{
 		"notes.txt": "hello", "broken.json": "{", "other.json": `{"pid": 7}`, "negative.json": `{"pid": -1}`,
 	} {
@@ -324,11 +332,11 @@ func TestStartTimeOfOddName(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { cmd.Process.Kill(); cmd.Wait() }()
-	mine, err := startTime("self")
+	mine, err := reaper.StartTime(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	its, err := startTime(fmt.Sprint(cmd.Process.Pid))
+	its, err := reaper.StartTime(cmd.Process.Pid)
 	if err != nil || its < mine {
 		t.Errorf("it began at %d (%v), before its parent at %d", its, err, mine)
 	}

@@ -4,19 +4,33 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
+
+	"evermore/reaper"
 )
 
-// Record is what a running supervisor tells the commands of its user. It is a
-// file of mode 0600 in the folder run of the root.
+// Record is what a supervisor tells the commands of its user. It is a file of
+// mode 0600 in the folder run of the root.
 type Record struct {
 	// HTTP is the address where it listens, "" for none. A port 0 that was asked
 	// for is the port that was got.
 	HTTP string `json:"http"`
+	App
+	// Recipe is how the app is started again. Its Env is there only when the
+	// supervisor has ended: a running one tells it.
+	Recipe Recipe `json:"recipe"`
+	// Child is the app's process, where it outlives a killed supervisor.
+	Child *Child `json:"child,omitempty"`
+	// Ended is how the app ended by itself; nil: it runs.
+	Ended *Ended `json:"ended,omitempty"`
+	// Started is when the supervisor began.
+	Started time.Time `json:"started"`
 
 	// Register fills in what follows. Two processes are the same when all of it
 	// is equal: a pid alone is used again.
@@ -29,90 +43,205 @@ type Record struct {
 	Host      string `json:"host"`
 	Boot      string `json:"boot"`
 	Namespace string `json:"pid_namespace"`
+
+	root string // where it was found
 }
 
-// Register writes the record of this process, until remove is called. A
-// supervisor that is killed leaves its record behind: Running knows it for dead.
-func Register(r Record) (remove func(), err error) {
-	root, err := Root()
-	if err != nil {
-		return nil, err
-	}
-	return r.register(root)
+// App is what an app is called and where its files are.
+type App struct {
+	UID     string   `json:"uid"`
+	ID      string   `json:"id,omitempty"`
+	Command []string `json:"command"` // what runs Script; with -- COMMAND all there is
+	// Script is as it was given; empty with -- COMMAND.
+	Script    string   `json:"script,omitempty"`
+	Args      []string `json:"args"`
+	Dir       string   `json:"dir"`        // where the app runs
+	SourceDir string   `json:"source_dir"` // where a relative Script is
+	LogFile   string   `json:"log_file,omitempty"`
+	OutFile   string   `json:"out_file,omitempty"`
+	ErrFile   string   `json:"err_file,omitempty"`
+	PIDFile   string   `json:"pid_file,omitempty"`
+	Daemon    bool     `json:"daemon"`
 }
 
-func (r Record) register(root string) (remove func(), err error) {
+// Recipe is how a supervisor is started again: the arguments of evermore, the
+// folder that relative ones begin in, and the environment.
+type Recipe struct {
+	Program string   `json:"program"` // evermore or forever
+	Args    []string `json:"args"`
+	Dir     string   `json:"dir"`
+	Env     []string `json:"env,omitempty"`
+}
+
+// Child names a process for good.
+type Child struct {
+	PID       int       `json:"pid"`
+	StartTime uint64    `json:"start_time"` // in clock ticks since boot
+	StartedAt time.Time `json:"started_at"`
+}
+
+// Ended is how an app ended that nobody stopped.
+type Ended struct {
+	At     time.Time `json:"at"`
+	Code   int       `json:"code"` // evermore's exit code
+	Reason string    `json:"reason,omitempty"`
+	PID    int       `json:"pid,omitempty"` // of the last run
+}
+
+// Status is what the record of a supervisor says of it.
+type Status string
+
+const (
+	Running      Status = "running"
+	Stopped      Status = "stopped"      // the app ended by itself and is remembered
+	Unsupervised Status = "unsupervised" // the supervisor was killed, the app was not
+)
+
+// Entry is a record and what it means now.
+type Entry struct {
+	Record
+	Status Status
+}
+
+// Registration is the record of this process.
+type Registration struct {
+	mu     sync.Mutex // held while the files are written
+	record Record
+	roots  []string
+}
+
+// Register writes the record of this process into the root, and into further
+// roots where that can be done, until Remove or End is called. A supervisor that
+// is killed leaves its record behind: List knows it for dead.
+func Register(r Record, root string, further ...string) (*Registration, error) {
 	if err := r.identify(); err != nil {
 		return nil, fmt.Errorf("cannot record this supervisor: %w", err)
 	}
-	dir := filepath.Join(root, "run")
-	if err := mkdir(dir); err != nil {
+	reg := &Registration{record: r, roots: []string{root}}
+	if err := reg.save(root); err != nil {
 		return nil, err
 	}
+	for _, other := range further {
+		if other != root && reg.save(other) == nil {
+			reg.roots = append(reg.roots, other)
+		}
+	}
+	return reg, nil
+}
+
+// Update changes the record.
+func (reg *Registration) Update(change func(*Record)) error {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	change(&reg.record)
+	var errs []error
+	for _, root := range reg.roots {
+		errs = append(errs, reg.save(root))
+	}
+	return errors.Join(errs...)
+}
+
+// Remove forgets the supervisor.
+func (reg *Registration) Remove() {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	for _, root := range reg.roots {
+		_ = os.Remove(reg.record.path(root))
+	}
+}
+
+func (reg *Registration) save(root string) error {
+	r := reg.record
+	path := r.path(root)
+	dir := filepath.Dir(path)
+	if err := mkdir(dir); err != nil {
+		return err
+	}
 	if err := private(dir); err != nil {
-		return nil, err
+		return err
 	}
 	text, err := json.Marshal(r)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	path := filepath.Join(dir, r.file())
 	// A reader never sees half a record: rename(2) is atomic.
-	unfinished := filepath.Join(dir, "."+r.file())
-	if err := os.WriteFile(unfinished, text, 0o600); err != nil {
-		return nil, err
+	unfinished := filepath.Join(dir, "."+filepath.Base(path))
+	err = os.WriteFile(unfinished, text, 0o600)
+	if err == nil {
+		err = os.Rename(unfinished, path)
 	}
-	if err := os.Rename(unfinished, path); err != nil {
-		return nil, err
+	if err != nil {
+		_ = os.Remove(unfinished)
 	}
-	return func() { os.Remove(path) }, nil
+	return err
 }
 
-// Running gives the records of the supervisors that run, of this user and in
-// this pid namespace. The records of dead ones are deleted.
-func Running() ([]Record, error) {
-	return running(candidates(os.Getenv, "/run", "/dev/shm"))
+// Forget deletes the record of a supervisor that is dead.
+func (e Entry) Forget() {
+	_ = os.Remove(e.path(e.root))
+	_ = os.Remove(filepath.Join(e.root, "sock", e.socket()))
 }
 
-func running(roots []candidate) ([]Record, error) {
+// List gives what is on record for this user in this pid namespace, oldest first:
+// in the root that is named, or in all where something may be. The records of the
+// dead that left nothing are deleted.
+func List(named string) ([]Entry, error) {
+	if named != "" {
+		return list([]candidate{{named, true}})
+	}
+	return list(candidates(os.Getenv, "/run", "/dev/shm"))
+}
+
+func list(roots []candidate) ([]Entry, error) {
 	var here Record
 	if err := here.identify(); err != nil {
 		return nil, fmt.Errorf("cannot tell which supervisors run: %w", err)
 	}
-	var records []Record
-	seen := map[string]bool{}
+	var entries []Entry
+	seen, known := map[string]bool{}, map[string]bool{}
 	for _, root := range roots {
 		dir := filepath.Join(root.path, "run")
 		if seen[dir] || private(root.path) != nil || private(dir) != nil {
 			continue
 		}
 		seen[dir] = true
-		entries, err := os.ReadDir(dir)
+		files, err := os.ReadDir(dir)
 		if err != nil {
 			return nil, err
 		}
-		for _, entry := range entries {
-			path := filepath.Join(dir, entry.Name())
-			r, err := read(path)
+		for _, file := range files {
+			r, err := read(filepath.Join(dir, file.Name()))
 			if err != nil {
 				// It was removed this moment, is not finished, or not evermore's.
 				continue
 			}
-			switch here.judge(r) {
-			case alive:
-				records = append(records, r)
-			case dead:
-				os.Remove(path)
+			r.root = root.path
+			e := Entry{r, here.judge(r)}
+			switch {
+			case e.Status == dead:
+				e.Forget()
+			case e.Status != elsewhere && !known[r.file()]:
+				known[r.file()] = true
+				entries = append(entries, e)
 			}
 		}
 	}
-	return records, nil
+	slices.SortFunc(entries, func(a, b Entry) int {
+		if c := a.Started.Compare(b.Started); c != 0 {
+			return c
+		}
+		return a.PID - b.PID
+	})
+	return entries, nil
 }
 
-// maxRecord is more than a record ever has.
-const maxRecord = 64 << 10
+// maxRecord is more than a record ever has: an environment is in it.
+const maxRecord = 8 << 20
 
 func read(path string) (Record, error) {
+	if !strings.HasSuffix(path, ".json") {
+		return Record{}, errors.New("not the record of a supervisor")
+	}
 	// Whatever else lies there is neither followed nor waited for.
 	info, err := os.Lstat(path)
 	if err != nil || !info.Mode().IsRegular() || info.Size() > maxRecord {
@@ -132,33 +261,41 @@ func read(path string) (Record, error) {
 	return r, nil
 }
 
-type verdict int
-
+// What judge says of records that List does not give.
 const (
-	elsewhere verdict = iota // it can't be told from here
-	alive
-	dead
+	elsewhere Status = "elsewhere"
+	dead      Status = "dead"
 )
 
-// judge tells whether the process of r runs, seen from the process of here.
-func (here Record) judge(r Record) verdict {
+// judge tells what has become of the supervisor of r, seen from the process of
+// here.
+func (here Record) judge(r Record) Status {
 	switch {
 	case r.Host == here.Host && r.Boot != here.Boot:
 		return dead
 	case r.Host != here.Host || r.Namespace != here.Namespace:
 		return elsewhere
+	case lives(r.PID, r.StartTime):
+		return Running
+	case r.Ended != nil:
+		return Stopped
+	case r.Child != nil && lives(r.Child.PID, r.Child.StartTime):
+		return Unsupervised
 	}
-	started, err := startTime(strconv.Itoa(r.PID))
-	if err != nil || started != r.StartTime {
-		return dead
-	}
-	return alive
+	return dead
+}
+
+// lives tells whether the process, and not another one with its pid, is there
+// and not a zombie.
+func lives(pid int, start uint64) bool {
+	started, err := reaper.StartTime(pid)
+	return err == nil && started == start
 }
 
 // identify fills in which process this is, and where.
 func (r *Record) identify() (err error) {
 	r.PID = os.Getpid()
-	if r.StartTime, err = startTime("self"); err != nil {
+	if r.StartTime, err = reaper.StartTime(r.PID); err != nil {
 		return err
 	}
 	if r.Host, err = os.Hostname(); err != nil {
@@ -179,28 +316,21 @@ func (r *Record) identify() (err error) {
 }
 
 // file is the name of the record's file: the pid alone would be the same in two
-// containers that share a home folder.
+// containers that share a home folder, and is used again.
 func (r *Record) file() string {
 	host := strings.ReplaceAll(r.Host, "/", "_")
-	return fmt.Sprintf("%s.%s.%d.json", host, r.Namespace, r.PID)
+	return fmt.Sprintf("%s.%s.%d.%d.json", host, r.Namespace, r.PID, r.StartTime)
 }
 
-// startTime reads when a process began, in clock ticks since boot; a zombie has
-// ended: fs.ErrNotExist.
-func startTime(pid string) (uint64, error) {
-	text, err := os.ReadFile("/proc/" + pid + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	// The second field, the name, may hold anything: its end is the last ")".
-	// The state is field 3 and the start time field 22, see proc_pid_stat(5).
-	stat := string(text)
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 20 {
-		return 0, fmt.Errorf("cannot read /proc/%s/stat", pid)
-	}
-	if fields[0] == "Z" || fields[0] == "X" {
-		return 0, fs.ErrNotExist
-	}
-	return strconv.ParseUint(fields[19], 10, 64)
+func (r *Record) path(root string) string { return filepath.Join(root, "run", r.file()) }
+
+// socket is the name of the supervisor's socket in the folder sock of its root.
+func (r *Record) socket() string { return r.name() + ".sock" }
+
+// name is the same in a few bytes: a socket's address has room for 107.
+func (r *Record) name() string {
+	return r.Namespace + "." + strconv.Itoa(r.PID) + "." + strconv.FormatUint(r.StartTime, 10)
 }
+
+// Alive tells whether the supervisor runs still.
+func (r *Record) Alive() bool { return lives(r.PID, r.StartTime) }

@@ -26,6 +26,16 @@ func Root() (string, error) {
 	return firstUsable(candidates(os.Getenv, "/run", "/dev/shm"))
 }
 
+// Named makes a folder that was named by the user evermore's own, and gives its
+// absolute path.
+func Named(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	return firstUsable([]candidate{{abs, true}})
+}
+
 // candidate is a folder that may be the root.
 type candidate struct {
 	path string
@@ -70,6 +80,9 @@ func firstUsable(candidates []candidate) (string, error) {
 			return c.path, nil
 		}
 		reasons = append(reasons, err)
+	}
+	if len(candidates) == 1 {
+		return "", reasons[0]
 	}
 	return "", fmt.Errorf("no folder for evermore's state can be used (EVERMORE_ROOT names one): %w", joined(reasons))
 }

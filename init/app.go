@@ -198,6 +198,7 @@ func (a *App) Start() (code int, err error) {
 		a.end()
 		return startCode(err), err
 	}
+	a.publish()
 	return 0, nil
 }
 
@@ -372,6 +373,7 @@ func (a *App) adopt() error {
 func (a *App) began(p Process) {
 	a.state = StateRunning
 	a.snap.PID, a.snap.StartedAt = p.PID(), a.run.started
+	a.snap.LastPID, a.snap.LastStartedAt = p.PID(), a.run.started
 	a.snap.Starts++
 	a.snap.Backoff, a.snap.BackoffUntil = 0, time.Time{}
 	a.snap.Status = ""
@@ -652,7 +654,11 @@ func (a *App) stop(code int) {
 		a.emit(Event{Kind: OrphanReaped, PID: e.PID, Exit: e})
 	}
 	a.answer(ErrEnding)
-	a.emit(Event{Kind: Stopped, Code: a.exitCode})
+	e := Event{Kind: Stopped, Code: a.exitCode, Reason: a.snap.LastReason}
+	if a.final {
+		e.Reason = ReasonRequest
+	}
+	a.emit(e)
 }
 
 func (a *App) remap(code int) int {

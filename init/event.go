@@ -59,7 +59,7 @@ type Event struct {
 
 	PID      int           // the app's, or the process that the kind is about
 	Exit     reaper.Exit   // Exited, Restarting (of the last run), SpawnFailed (its Code is 127 or 126)
-	Reason   Reason        // Exited, Restarting, SpawnFailed, Stopping
+	Reason   Reason        // Exited, Restarting, SpawnFailed, Stopping, Stopped
 	Uptime   time.Duration // Exited: how long that run lasted
 	Spinning bool          // Exited: shorter than the least uptime
 	Restarts int           // Restarting: how many restarts there were, this one included
@@ -76,7 +76,7 @@ type Event struct {
 
 	ParentPID int    // ZombieFound: who does not reap it
 	Name      string // ZombieFound: the parent's name; LeftoverKilled: its name
-	Text      string // what a person should know beside it: GaveUp, Unready, StatusTold
+	Text      string // what a person should know beside it: GaveUp, Unready, Stopping, StatusTold
 	Err       error  // SpawnFailed, Warned
 }
 
@@ -116,6 +116,9 @@ type Snapshot struct {
 	State     State
 	PID       int       // of the run; 0 while down
 	StartedAt time.Time // of the run; zero while down
+	// LastPID and LastStartedAt are those of the last run, also while down.
+	LastPID       int
+	LastStartedAt time.Time
 	Ready     bool
 	// NotReady is why, in a few words; empty when Ready.
 	NotReady string

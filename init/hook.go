@@ -37,12 +37,13 @@ func (a *App) hook(e Event) {
 		code, signal = "", signals.Name(e.Exit.Signal)
 	}
 	c.Env = append(slices.Clip(c.Env),
+		"EVERMORE_EXIT_UID="+a.opts.UID,
 		"EVERMORE_EXIT_CODE="+code,
 		"EVERMORE_EXIT_SIGNAL="+signal,
 		"EVERMORE_EXIT_REASON="+string(e.Reason),
 		"EVERMORE_EXIT_UPTIME_MS="+strconv.FormatInt(e.Uptime.Milliseconds(), 10),
 		"EVERMORE_EXIT_PID="+strconv.Itoa(e.Exit.PID),
-		"EVERMORE_RESTARTS="+strconv.Itoa(a.snap.Restarts),
+		"EVERMORE_EXIT_RESTARTS="+strconv.Itoa(a.snap.Restarts),
 	)
 	p, err := a.procs.Start(c)
 	if err != nil {

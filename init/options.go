@@ -29,9 +29,11 @@ type Options struct {
 	// fails Command stays as it was.
 	Refresh func(*reaper.Command) error
 	// OnExit, when not empty, is a command that runs after each exit, with
-	// EVERMORE_EXIT_CODE, _SIGNAL, _REASON, _UPTIME_MS, _PID and EVERMORE_RESTARTS
-	// in its environment. It may take 10 s.
+	// EVERMORE_EXIT_UID, _CODE, _SIGNAL, _REASON, _UPTIME_MS, _PID and _RESTARTS in
+	// its environment. It may take 10 s.
 	OnExit []string
+	// UID is what OnExit is told that the app is called.
+	UID string
 
 	Policy Policy
 	// MaxMemory is the resident memory in bytes above which the app is started

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	pid1 "evermore/init"
+	"evermore/reaper"
 	"evermore/signals"
 )
 
@@ -105,13 +106,13 @@ func (m *Metrics) Observe(e pid1.Event) {
 	case pid1.Restarting:
 		m.restarts.WithLabelValues(string(e.Reason)).Inc()
 	case pid1.Exited:
-		m.exits.WithLabelValues(string(e.Reason), strconv.Itoa(e.Exit.Status())).Inc()
+		m.exits.WithLabelValues(string(e.Reason), exitCode(e.Exit)).Inc()
 		m.runDuration.Observe(e.Uptime.Seconds())
 		if e.Reason == pid1.ReasonOOM {
 			m.oomKills.Inc()
 		}
 	case pid1.SpawnFailed:
-		m.exits.WithLabelValues(string(e.Reason), strconv.Itoa(e.Exit.Status())).Inc()
+		m.exits.WithLabelValues(string(e.Reason), exitCode(e.Exit)).Inc()
 	case pid1.Killed:
 		m.stopKills.Inc()
 	case pid1.Signalled:
@@ -284,7 +285,9 @@ func (c *snapshots) Collect(ch chan<- prometheus.Metric) {
 		gauge(c.uptime, time.Since(s.StartedAt).Seconds())
 	}
 	if !s.LastExitAt.IsZero() {
-		gauge(c.lastExitCode, float64(s.LastExit.Status()))
+		if !s.LastExit.Unknown {
+			gauge(c.lastExitCode, float64(s.LastExit.Status()))
+		}
 		gauge(c.lastExitTime, unix(s.LastExitAt))
 	}
 	gauge(c.backoff, s.Backoff.Seconds())
@@ -304,3 +307,11 @@ func truth(b bool) float64 {
 
 // unix gives seconds since 1970, to the millisecond.
 func unix(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+
+// exitCode is the label for how a process ended.
+func exitCode(e reaper.Exit) string {
+	if e.Unknown {
+		return "unknown"
+	}
+	return strconv.Itoa(e.Status())
+}

@@ -1,0 +1,265 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"evermore/control"
+	pid1 "evermore/init"
+	"evermore/logs"
+	"evermore/reaper"
+	"evermore/signals"
+	"evermore/watch"
+)
+
+// answerEnd is how long those who asked for the end may take to read that it came.
+const answerEnd = 500 * time.Millisecond
+
+// register is the supervisor's entry in the register and its control socket. All
+// of its methods do nothing on nil: there is no entry.
+type register struct {
+	registration *control.Registration
+	server       *control.Server // nil: there is no socket
+	kept         bool            // the record stays when the supervisor ends
+}
+
+// enroll puts this supervisor on record and lets it be asked.
+func (r *running) enroll(address string) *register {
+	root, err := r.folder()
+	var further []string
+	if err == nil && r.path != "" {
+		// list without -p shows it, too.
+		if usual, err := control.Root(); err == nil {
+			further = append(further, usual)
+		}
+	}
+	record := control.Record{HTTP: address, App: r.appRecord(), Recipe: r.made, Started: time.Now()}
+	record.Recipe.Env = nil
+	if child := r.child(); child != nil {
+		record.Child = child
+	}
+	e := &register{}
+	if err == nil {
+		e.registration, err = control.Register(record, root, further...)
+	}
+	if err == nil {
+		e.server, err = control.Serve(e.registration, supervisor{r, address})
+	}
+	if err != nil && r.form == script {
+		r.warn(fmt.Errorf("this supervisor is not on record: %w", err))
+	}
+	if e.registration == nil {
+		return nil
+	}
+	if e.server != nil {
+		r.events.Store(e.server)
+	}
+	return e
+}
+
+// child is the app's process, where it outlives a killed supervisor.
+func (r *running) child() *control.Child {
+	if r.starter == nil && r.entry == nil || r.output.Piped() {
+		return nil
+	}
+	snap := r.app.Snapshot()
+	return childOf(snap.PID, snap.StartedAt)
+}
+
+func childOf(pid int, at time.Time) *control.Child {
+	if pid == 0 {
+		return nil
+	}
+	start, err := reaper.StartTime(pid)
+	if err != nil {
+		return nil
+	}
+	return &control.Child{PID: pid, StartTime: start, StartedAt: at}
+}
+
+// began puts the app's new process on record.
+func (e *register) began(r *running, pid int) {
+	if e == nil {
+		return
+	}
+	r.starter.tell(outcome{PID: pid})
+	if r.output.Piped() {
+		return
+	}
+	child := childOf(pid, time.Now())
+	if err := e.registration.Update(func(rec *control.Record) { rec.Child = child }); err != nil {
+		r.warn(fmt.Errorf("cannot put the app's pid on record: %w", err))
+	}
+}
+
+// ended keeps the record of a daemon that nobody has stopped.
+func (e *register) ended(r *running, event pid1.Event) {
+	if e == nil || event.Reason == pid1.ReasonRequest {
+		return
+	}
+	e.kept = true
+	err := e.registration.Update(func(rec *control.Record) {
+		rec.Child, rec.Recipe = nil, r.made
+		rec.Ended = &control.Ended{At: event.Time, Code: event.Code, Reason: string(event.Reason), PID: r.app.Snapshot().LastPID}
+	})
+	if err != nil {
+		r.warn(fmt.Errorf("cannot put the app's end on record: %w", err))
+	}
+}
+
+// leave takes the supervisor off the register, unless it is to be remembered.
+func (e *register) leave() {
+	if e != nil && !e.kept {
+		e.registration.Remove()
+	}
+}
+
+// answer lets those who asked for the end know that all is over.
+func (e *register) answer(code int) {
+	if e == nil || e.server == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), answerEnd)
+	defer cancel()
+	e.server.Ended(ctx, code)
+}
+
+// publish gives an event to those who read events.
+func (r *running) publish(e pid1.Event) {
+	if s := r.events.Load(); s != nil {
+		s.Publish(func() []byte { return logs.EventJSON(capital(r.program), e) })
+	}
+}
+
+// supervisor is what the control socket asks and commands.
+type supervisor struct {
+	*running
+	address string
+}
+
+func (s supervisor) State() control.State {
+	snap := s.app.Snapshot()
+	v, _ := build()
+	st := control.State{
+		App: s.appRecord(), HTTP: s.address, Version: v, Supervisor: os.Getpid(),
+		State: string(snap.State), PID: snap.PID, LastPID: snap.LastPID, LastStartedAt: snap.LastStartedAt,
+		Ready: snap.Ready, NotReady: snap.NotReady, Restarts: snap.Restarts, Spinning: snap.Spinning,
+		BackoffMS: snap.Backoff.Milliseconds(), KillTimeoutMS: s.settings.app.KillTimeout.Milliseconds(),
+	}
+	if !snap.StartedAt.IsZero() {
+		st.StartedAt = &snap.StartedAt
+	}
+	if snap.RestartsRemaining >= 0 {
+		st.RestartsRemaining = &snap.RestartsRemaining
+	}
+	if !snap.LastExitAt.IsZero() {
+		st.LastExit = &control.LastExit{At: snap.LastExitAt, Reason: string(snap.LastReason)}
+		if !snap.LastExit.Unknown {
+			code := snap.LastExit.Status()
+			st.LastExit.Code = &code
+		}
+		if snap.LastExit.Signal != 0 {
+			st.LastExit.Signal = signals.Name(snap.LastExit.Signal)
+		}
+	}
+	return st
+}
+
+func (s supervisor) Recipe() control.Recipe { return s.made }
+
+func (s supervisor) Restart(ctx context.Context) error {
+	return s.app.Restart(ctx, pid1.ReasonRequest, "it was asked to")
+}
+
+func (s supervisor) Stop(ctx context.Context, by syscall.Signal) error { return s.app.Stop(ctx, by) }
+
+func (s supervisor) Signal(ctx context.Context, by syscall.Signal) error {
+	return s.app.Signal(ctx, by)
+}
+
+// Logs writes the end of a log file. What goes to a terminal or a container's log
+// is not here to be read.
+func (s supervisor) Logs(ctx context.Context, w io.Writer, stream string, n int, follow bool) error {
+	path := map[string]string{"log": s.logFile, "out": s.outFile, "err": s.errFile}[stream]
+	if path == "" {
+		return fmt.Errorf("there is no file for %s: the output goes where evermore's own goes", stream)
+	}
+	return logs.Tail(ctx, []string{path}, logs.TailOptions{N: n, Follow: follow}, func(_ int, line []byte) error {
+		_, err := w.Write(append(line, '\n'))
+		return err
+	})
+}
+
+// startWatch begins to watch for changed files.
+func (r *running) startWatch() {
+	w, err := watch.New(watch.Options{
+		Dirs: r.watchDirs, Ignore: r.watchIgnore, All: r.watchAll, Poll: r.watchPoll,
+		Files: slices.DeleteFunc([]string{r.logFile, r.outFile, r.errFile, r.pidFile}, func(f string) bool { return f == "" }),
+	}, r.changed, r.warn)
+	if err != nil {
+		r.warn(err) // checked before the start: a folder that vanished meanwhile
+		return
+	}
+	r.watcher = w
+}
+
+// changed: files have changed.
+func (r *running) changed(c watch.Change) {
+	if r.watchSignal != 0 {
+		_ = r.app.Signal(context.Background(), r.watchSignal) // an app that is down reads its files when it starts
+		return
+	}
+	text := c.Path + " changed"
+	if c.Count > 1 {
+		text += fmt.Sprintf(" and %d more", c.Count-1)
+	}
+	_ = r.app.Restart(context.Background(), pid1.ReasonWatch, text) // its failure has its own event
+}
+
+// placeWatch finds out which folders are to be watched.
+func (s *settings) placeWatch(dir string) error {
+	if !s.watch {
+		return nil
+	}
+	if len(s.watchDirs) == 0 {
+		if s.form == script {
+			path, err := s.script()
+			if err != nil {
+				return err
+			}
+			if info, err := os.Stat(path); err == nil && !info.IsDir() {
+				path = filepath.Dir(path)
+			}
+			dir = path
+		}
+		abs, err := filepath.Abs(dir)
+		if err != nil {
+			return fmt.Errorf("cannot watch the working directory: %w", err)
+		}
+		if abs == "/" {
+			return usage("%s: the folder to watch would be /: name one by --watch-directory", s.given["watch"])
+		}
+		s.watchDirs = []string{abs}
+	}
+	for i, d := range s.watchDirs {
+		abs, err := filepath.Abs(d)
+		if err == nil {
+			var info os.FileInfo
+			if info, err = os.Stat(abs); err == nil && !info.IsDir() {
+				err = syscall.ENOTDIR
+			}
+		}
+		if err != nil {
+			return s.about("watch-directory", fmt.Errorf("cannot watch %s: %w", strings.TrimSpace(d), reason(err)))
+		}
+		s.watchDirs[i] = abs
+	}
+	return nil
+}

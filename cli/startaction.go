@@ -1,0 +1,211 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+
+	"evermore/appfile"
+	"evermore/control"
+)
+
+// foreground completes the settings of a run in the foreground. A file of apps
+// stands for the app in it.
+func (s *settings) foreground(getenv func(string) string) (*settings, error) {
+	list, err := s.each1(getenv)
+	if err != nil {
+		return nil, err
+	}
+	if len(list) > 1 {
+		return nil, usage("%s has %d apps, and a run in the foreground is of one: %s start %s", s.argv[0], len(list), s.program, s.argv[0])
+	}
+	return list[0], nil
+}
+
+// each1 gives the complete settings of each app that was asked for.
+func (s *settings) each1(getenv func(string) string) ([]*settings, error) {
+	sources := []source{variables(getenv)}
+	if s.form == script {
+		c, err := s.readConfig()
+		switch {
+		case err == nil:
+			sources = append(sources, c.optionDefaults(s.program))
+		case s.isGiven("path"):
+			return nil, err
+		}
+		if appfile.Is(s.argv[0]) {
+			return s.ofFile(sources)
+		}
+	}
+	return []*settings{s}, s.complete(table, sources...)
+}
+
+// ofFile gives the settings of each app of a file: a flag wins over a variable,
+// this over the file, this over what evermore set has stored.
+func (s *settings) ofFile(sources []source) ([]*settings, error) {
+	path := s.argv[0]
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		return nil, s.cannotStart("", "script %s does not exist.", path)
+	}
+	keys := appfile.Keys{Options: map[string]appfile.Kind{}, Split: splitWords, SourceDir: s.sourceDir}
+	for i := range table {
+		o := &table[i]
+		switch {
+		case o.flagOnly:
+		case o.on != nil:
+			keys.Options[o.name] = appfile.Switch
+		case o.list:
+			keys.Options[o.name] = appfile.List
+		default:
+			keys.Options[o.name] = appfile.Value
+		}
+	}
+	apps, err := appfile.Read(context.Background(), path, keys, s.answer.env)
+	if err != nil {
+		return nil, err
+	}
+	var list []*settings
+	for _, a := range apps {
+		one, err := s.of(a, path, sources)
+		if err != nil {
+			return nil, fmt.Errorf("%s: app %s: %w", path, a.Name, err)
+		}
+		list = append(list, one)
+	}
+	return list, nil
+}
+
+// of gives the settings of an app of a file.
+func (s *settings) of(a appfile.App, path string, sources []source) (*settings, error) {
+	one := newSettings(s.program)
+	one.form, one.answer, one.starter = s.form, s.answer, s.starter
+	for i := range table {
+		o := &table[i]
+		for _, text := range s.texts[o.name] {
+			one.record(o, s.given[o.name], text)
+			if err := o.read(one, text); err != nil {
+				return nil, err
+			}
+		}
+	}
+	args := a.Args
+	if len(s.argv) > 1 {
+		args = s.argv[1:]
+	}
+	one.argv = append([]string{a.Script}, args...)
+	if a.Direct {
+		a.Options = append(a.Options, appfile.Option{Name: "command", Values: []string{noCommand}})
+	}
+	for _, e := range a.Env {
+		if isOptionVariable(e) {
+			return nil, usage("env: %s is an option of evermore, not of the app: give it a key of its own", e)
+		}
+	}
+	one.env = a.Env
+	file := func(o *option) (string, []string) {
+		for _, given := range a.Options {
+			if given.Name == o.name {
+				by := path
+				if given.Line > 0 {
+					by += ":" + strconv.Itoa(given.Line)
+				}
+				if given.Key != "" {
+					by += ": " + given.Key
+				}
+				return by, given.Values
+			}
+		}
+		return "", nil
+	}
+	return one, one.complete(table, slices.Concat(sources[:1], []source{file}, sources[1:])...)
+}
+
+// isOptionVariable tells whether NAME=value sets an option of evermore.
+func isOptionVariable(variable string) bool {
+	for i := range table {
+		if name := table[i].env(); name != "" && len(variable) > len(name) && variable[:len(name)+1] == name+"=" {
+			return true
+		}
+	}
+	return false
+}
+
+// startAction starts daemons. All apps of a file are checked before one starts.
+func (s *settings) startAction(args []string) (int, error) {
+	if err := s.called(args, false); err != nil {
+		return 0, err
+	}
+	list, err := s.each1(os.Getenv)
+	if err != nil {
+		return 0, err
+	}
+	all, err := s.apps()
+	if err != nil {
+		return 1, err
+	}
+	replaced := make([][]*app, len(list))
+	for i, one := range list {
+		if replaced[i], err = one.check(all); err != nil {
+			return 0, err
+		}
+	}
+	code := 0
+	for i, one := range list {
+		if err := one.startDaemon(replaced[i]); err != nil {
+			code = one.fail(err)
+		}
+	}
+	return code, nil
+}
+
+// check looks whether the app can be started, and gives what it takes the place
+// of.
+func (s *settings) check(all []*app) (replaced []*app, err error) {
+	named := s.uid != ""
+	s.name()
+	for _, a := range all {
+		switch {
+		case !named || a.UID != s.uid:
+		case a.Status == control.Stopped, s.answer.replace:
+			replaced = append(replaced, a)
+		default:
+			return nil, s.cannotStart(fmt.Sprintf("%s restart %s, or start --replace", s.program, s.uid),
+				"uid %s is taken: it runs already, with supervisor %d.", s.uid, a.PID)
+		}
+	}
+	s.placeDaemon()
+	if len(replaced) > 0 {
+		s.appendLogs = true // its log is there
+		s.texts["append"] = []string{"true"}
+	}
+	if _, err := s.options(); err != nil {
+		return nil, err
+	}
+	return replaced, nil
+}
+
+// startDaemon starts the app and tells of it.
+func (s *settings) startDaemon(replaced []*app) error {
+	for _, a := range replaced {
+		if err := s.stop(a); err != nil {
+			return fmt.Errorf("cannot replace %s: %w", a.UID, err)
+		}
+	}
+	for _, w := range s.warnings() {
+		s.tell(levelWarn, w)
+	}
+	name := s.argv[0]
+	s.tell(levelInfo, capital(s.program)+" processing file: "+name)
+	o, err := launch(s.recipe(), s.logFile, nil)
+	if err != nil {
+		return err
+	}
+	if s.program != "forever" {
+		s.tell(levelInfo, fmt.Sprintf("Evermore started process with uid: %s, pid: %d, log: %s", s.uid, o.PID, s.logFile))
+	}
+	return nil
+}

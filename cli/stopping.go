@@ -1,0 +1,361 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"evermore/control"
+)
+
+const (
+	// stopMargin is how much longer than --kill-timeout a stop may take: SIGKILL,
+	// leftovers, the hook of --on-exit, the last output.
+	stopMargin = 25 * time.Second
+	// endlessStop bounds the wait for a stop where --kill-timeout is 0.
+	endlessStop = 5 * time.Minute
+	// restartMargin is how much longer a start may take after that.
+	restartMargin = 10 * time.Second
+	// exitTime is how long a supervisor may take to end once it has said that all
+	// is over.
+	exitTime = 2 * time.Second
+)
+
+func (s *settings) stopAction(targets []string) (int, error) {
+	chosen, missing, err := s.choose(targets, "stop")
+	if err != nil {
+		return 0, err
+	}
+	code := 0
+	for _, t := range missing {
+		s.tell(levelError, capital(s.program)+" cannot find process with id: "+t)
+		code = 1
+	}
+	stopped := s.stopAll(chosen, &code)
+	if len(stopped) > 0 {
+		s.tell(levelInfo, capital(s.program)+" stopped process:")
+		_ = s.print(s.tableOf(stopped) + "\n") // forever's table stands here without "data:"
+	}
+	return code, nil
+}
+
+func (s *settings) stopByPIDAction(args []string) (int, error) {
+	if len(args) != 1 {
+		return 0, usage("stopbypid takes one pid")
+	}
+	s.tell(levelWarn, "Deprecated, try `"+s.program+" stop "+args[0]+"` instead.")
+	return s.stopAction(args)
+}
+
+func (s *settings) stopAllAction(args []string) (int, error) {
+	if len(args) > 0 {
+		return 0, usage("stopall takes no argument: %q", args[0])
+	}
+	all, err := s.apps()
+	if err != nil {
+		return 1, err
+	}
+	if len(all) == 0 {
+		s.tell(levelInfo, "No "+s.program+" processes running")
+		return 0, nil
+	}
+	code := 0
+	if stopped := s.stopAll(all, &code); len(stopped) > 0 {
+		s.tell(levelInfo, capital(s.program)+" stopped processes:")
+		s.tell(levelData, s.tableOf(stopped))
+	}
+	return code, nil
+}
+
+func (s *settings) restartAction(targets []string) (int, error) {
+	chosen, missing, err := s.choose(targets, "restart")
+	if err != nil {
+		return 0, err
+	}
+	code := 0
+	for _, t := range missing {
+		s.tell(levelError, "Error restarting process: "+t)
+		s.tell(levelError, "Cannot find "+s.program+" process: "+t)
+		code = 1
+	}
+	if restarted := s.restartAll(chosen, &code); len(restarted) > 0 {
+		s.tell(levelInfo, capital(s.program)+" restarted process(es):")
+		s.tell(levelData, s.tableOf(restarted))
+	}
+	return code, nil
+}
+
+func (s *settings) restartAllAction(args []string) (int, error) {
+	if len(args) > 0 {
+		return 0, usage("restartall takes no argument: %q", args[0])
+	}
+	all, err := s.apps()
+	if err != nil {
+		return 1, err
+	}
+	if len(all) == 0 {
+		s.tell(levelInfo, "No "+s.program+" processes running")
+		return 0, nil
+	}
+	code := 0
+	if restarted := s.restartAll(all, &code); len(restarted) > 0 {
+		s.tell(levelInfo, capital(s.program)+" restarted processes:")
+		s.tell(levelData, s.tableOf(restarted))
+	}
+	return code, nil
+}
+
+// stopAll stops the apps, all at once, and gives those of which nothing is left.
+// What went wrong is told and sets the exit code.
+func (s *settings) stopAll(list []*app, code *int) []*app {
+	return s.each(list, "stop", code, s.stop)
+}
+
+func (s *settings) restartAll(list []*app, code *int) []*app {
+	return s.each(list, "restart", code, s.restart)
+}
+
+// each does something to all apps at once. The table is made of what they were
+// before, as forever's.
+func (s *settings) each(list []*app, what string, code *int, do func(*app) error) []*app {
+	errs := make([]error, len(list))
+	var wait sync.WaitGroup
+	for i, a := range list {
+		wait.Go(func() { errs[i] = do(a) })
+	}
+	wait.Wait()
+	var done []*app
+	for i, a := range list {
+		if errs[i] == nil {
+			done = append(done, a)
+			continue
+		}
+		*code = 1
+		s.tell(levelError, fmt.Sprintf("cannot %s %s: %v", what, a.UID, errs[i]))
+	}
+	return done
+}
+
+func (s *settings) tableOf(list []*app) string {
+	c, err := s.readConfig()
+	columns := defaultColumns
+	if err == nil {
+		columns = c.columns()
+	}
+	return strings.Join(gridOf(list, columns).write(s.coloured(1)), "\n")
+}
+
+// stop ends an app. It comes back when nothing of it is left.
+func (s *settings) stop(a *app) error {
+	switch {
+	case a.Status == control.Stopped:
+		a.Forget()
+		return nil
+	case a.Status == control.Unsupervised:
+		// A supervisor knows how to end a tree, and when to lose patience.
+		adopted, err := s.adopt(a)
+		if err != nil {
+			return err
+		}
+		a = adopted
+	case a.state == nil:
+		return s.unanswered(a)
+	}
+	q := control.StopRequest{}
+	if texts := s.texts["kill-signal"]; len(texts) > 0 {
+		q.Signal = texts[0]
+	}
+	pidfd, err := unix.PidfdOpen(a.PID, 0)
+	if err == nil {
+		defer unix.Close(pidfd)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime())
+	defer cancel()
+	if _, err := a.Record.Stop(ctx, q); err != nil {
+		if a.Alive() {
+			return fmt.Errorf("supervisor %d: %w", a.PID, err)
+		}
+		a.Forget() // it ended while it was asked
+	}
+	awaitEnd(pidfd)
+	return nil
+}
+
+// awaitEnd waits for the end of the process of a pidfd, but not for long.
+func awaitEnd(pidfd int) {
+	if pidfd < 0 {
+		return
+	}
+	for limit := time.Now().Add(exitTime); ; {
+		left := time.Until(limit)
+		if left <= 0 {
+			return
+		}
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, int(left.Milliseconds())+1)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+// stopTime is how long a stop may take.
+func (a *app) stopTime() time.Duration {
+	timeout := time.Duration(a.state.KillTimeoutMS) * time.Millisecond
+	if timeout == 0 {
+		timeout = endlessStop
+	}
+	return timeout + stopMargin
+}
+
+// restart starts an app anew.
+func (s *settings) restart(a *app) error {
+	switch {
+	case a.Status == control.Stopped:
+		return s.startAgain(a)
+	case a.Status == control.Unsupervised:
+		adopted, err := s.adopt(a)
+		if err != nil {
+			return err
+		}
+		a = adopted
+	case a.state == nil:
+		return s.unanswered(a)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime()+restartMargin)
+	defer cancel()
+	if _, err := a.Record.Restart(ctx); err != nil {
+		return fmt.Errorf("supervisor %d: %w", a.PID, err)
+	}
+	return nil
+}
+
+// unanswered is why nothing can be done about an app.
+func (s *settings) unanswered(a *app) error {
+	if isUnresponsive(a.err) {
+		return fmt.Errorf("its supervisor %d does not answer; is it frozen? kill -CONT %d wakes it, kill -KILL %d ends it: the app then goes on, and %s adopt or stop find it",
+			a.PID, a.PID, a.PID, s.program)
+	}
+	return fmt.Errorf("its supervisor %d cannot be asked: %w", a.PID, a.err)
+}
+
+// startAgain starts an app that ended by itself and is remembered.
+func (s *settings) startAgain(a *app) error {
+	r := a.Recipe
+	// Its files are there: they are added to.
+	r.Args = append([]string{"--append=true"}, r.Args...)
+	if _, err := launch(r, a.LogFile, nil); err != nil {
+		return err
+	}
+	a.Forget()
+	return nil
+}
+
+func (s *settings) adoptAction(targets []string) (int, error) {
+	var chosen []*app
+	var missing []string
+	var err error
+	if len(targets) == 0 {
+		chosen, err = s.apps()
+	} else {
+		chosen, missing, err = s.choose(targets, "adopt")
+	}
+	if err != nil {
+		return 1, err
+	}
+	code := 0
+	for _, t := range missing {
+		s.tell(levelError, capital(s.program)+" cannot find process with id: "+t)
+		code = 1
+	}
+	var lost []*app
+	for _, a := range chosen {
+		switch {
+		case a.Status == control.Unsupervised:
+			lost = append(lost, a)
+		case len(targets) > 0:
+			s.tell(levelError, fmt.Sprintf("cannot adopt %s: it has its supervisor, or does not run", a.UID))
+			code = 1
+		}
+	}
+	if len(lost) == 0 && code == 0 {
+		s.tell(levelInfo, "No "+s.program+" processes without a supervisor")
+		return 0, nil
+	}
+	var fresh []*app
+	var mu sync.Mutex
+	s.each(lost, "adopt", &code, func(a *app) error {
+		b, err := s.adopt(a)
+		if err == nil {
+			mu.Lock()
+			fresh = append(fresh, b)
+			mu.Unlock()
+		}
+		return err
+	})
+	if len(fresh) > 0 {
+		s.tell(levelInfo, capital(s.program)+" adopted process(es):")
+		s.tell(levelData, s.tableOf(fresh))
+	}
+	return code, nil
+}
+
+// adopt gives an app whose supervisor was killed a new one and returns it as it
+// is then.
+func (s *settings) adopt(a *app) (*app, error) {
+	env, err := environOf(a.Child.PID)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the environment of process %d: %w", a.Child.PID, err)
+	}
+	r := a.Recipe
+	r.Env = s.ownEnv(env)
+	r.Args = append([]string{"--append=true"}, r.Args...)
+	if _, err := launch(r, a.LogFile, a.Child); err != nil {
+		return nil, err
+	}
+	a.Forget()
+	all, err := s.apps()
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range all {
+		if b.livePID() == a.Child.PID && b.state != nil {
+			return b, nil
+		}
+	}
+	return nil, errors.New("its new supervisor does not answer")
+}
+
+func (s *settings) signalAction(args []string) (int, error) {
+	if len(args) == 0 {
+		return 0, usage("signal takes a signal and targets: %s signal USR2 web", s.program)
+	}
+	if _, err := parseKillSignal(args[0]); err != nil {
+		return 0, usage("%w", err)
+	}
+	chosen, missing, err := s.choose(args[1:], "signal")
+	if err != nil {
+		return 0, err
+	}
+	code := 0
+	for _, t := range missing {
+		s.tell(levelError, capital(s.program)+" cannot find process with id: "+t)
+		code = 1
+	}
+	s.each(chosen, "signal", &code, func(a *app) error {
+		if a.state == nil {
+			if a.Status == control.Running {
+				return s.unanswered(a)
+			}
+			return errors.New("it has no supervisor")
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), restartMargin)
+		defer cancel()
+		return a.Record.Signal(ctx, args[0])
+	})
+	return code, nil
+}
