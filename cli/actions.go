@@ -68,13 +68,13 @@ var actionTable = []option{
 }
 
 // everyAction are the options that each action takes.
-var everyAction = []string{"path", "verbose", "debug", "colors", "help", "version"}
+var everyAction = []string{"verbose", "debug", "colors", "help", "version"}
 
 // actions are all there are, in the order of the help. It is a function, since
 // some of them show it.
 func actions() []action {
 	return []action{
-		{name: "start", args: "[options] SCRIPT [script-options]", help: "run SCRIPT, or the apps of a JSON or ecosystem file, as daemons", run: (*settings).startAction, options: []string{"replace", "env"}},
+		{name: "start", args: "SCRIPT [ARG...]", help: "run SCRIPT, or the apps of a JSON or ecosystem file, as daemons", run: (*settings).startAction, options: []string{"replace", "env"}},
 		{name: "stop", args: "TARGET...", help: "stop apps: by index, uid, id, pid or script", run: (*settings).stopAction, targets: true, options: []string{"kill-signal"}},
 		{name: "stopall", help: "stop all apps", run: (*settings).stopAllAction, options: []string{"kill-signal"}},
 		{name: "stopbypid", args: "PID", help: "stop by a pid: deprecated by forever", run: (*settings).stopByPIDAction, targets: true},
@@ -88,7 +88,7 @@ func actions() []action {
 		{name: "config", help: "show the configuration", run: (*settings).configAction, options: []string{"json", "effective"}},
 		{name: "set", args: "KEY VALUE", help: "set a default of an option, or loglength", run: (*settings).setAction},
 		{name: "clear", args: "KEY", help: "forget it", run: (*settings).clearAction},
-		{name: "columns", args: "add|rm|set|reset [NAME...]", help: "choose what list shows: " + strings.Join(columnNames(), ", "), run: (*settings).columnsAction},
+		{name: "columns", args: "add|rm|set|reset", help: "choose what list shows: " + strings.Join(columnNames(), ", "), run: (*settings).columnsAction},
 		{name: "cleanlogs", help: "delete the logs of apps that are gone", run: (*settings).cleanLogsAction},
 		{name: "save", help: "remember what runs, for resurrect", run: (*settings).saveAction},
 		{name: "resurrect", help: "start what save remembered and does not run", run: (*settings).resurrectAction},

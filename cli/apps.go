@@ -33,15 +33,7 @@ type app struct {
 // apps gives all apps in evermore's folder. Their supervisors are asked how they
 // are, all at once.
 func (s *settings) apps() ([]*app, error) {
-	named := ""
-	if s.path != "" {
-		root, err := s.folder()
-		if err != nil {
-			return nil, err
-		}
-		named = root
-	}
-	entries, err := control.List(named)
+	entries, err := control.List("")
 	if err != nil {
 		return nil, err
 	}

@@ -32,22 +32,26 @@ var defaultColumns = []string{"uid", "command", "script", "forever", "pid", "id"
 
 const defaultLogLength = 100
 
-// folder is evermore's own: -p, else the usual one.
-func (s *settings) folder() (string, error) {
+// filesFolder is where logs and pid files are unless they are named otherwise:
+// -p, else evermore's own folder.
+func (s *settings) filesFolder() (string, error) {
 	if s.path == "" {
 		return control.Root()
 	}
-	root, err := control.Named(s.path)
-	if err != nil {
-		return "", s.about("path", err)
+	folder, err := filepath.Abs(s.path)
+	if err == nil {
+		err = os.MkdirAll(folder, 0o755)
 	}
-	return root, nil
+	if err != nil {
+		return "", s.about("path", fmt.Errorf("cannot use the folder %s: %w", s.path, reason(err)))
+	}
+	return folder, nil
 }
 
 // readConfig reads the configuration. A file that can't be read is told of, and
 // means the defaults.
 func (s *settings) readConfig() (*config, error) {
-	root, err := s.folder()
+	root, err := control.Root()
 	if err != nil {
 		return nil, err
 	}

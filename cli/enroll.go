@@ -32,14 +32,7 @@ type register struct {
 
 // enroll puts this supervisor on record and lets it be asked.
 func (r *running) enroll(address string) *register {
-	root, err := r.folder()
-	var further []string
-	if err == nil && r.path != "" {
-		// list without -p shows it, too.
-		if usual, err := control.Root(); err == nil {
-			further = append(further, usual)
-		}
-	}
+	root, err := control.Root()
 	record := control.Record{HTTP: address, App: r.appRecord(), Recipe: r.made, Started: time.Now()}
 	record.Recipe.Env = nil
 	if child := r.child(); child != nil {
@@ -47,7 +40,7 @@ func (r *running) enroll(address string) *register {
 	}
 	e := &register{}
 	if err == nil {
-		e.registration, err = control.Register(record, root, further...)
+		e.registration, err = control.Register(record, root)
 	}
 	if err == nil {
 		e.server, err = control.Serve(e.registration, supervisor{r, address})

@@ -107,7 +107,7 @@ func (s *settings) listLogs() (int, error) {
 		return 1, err
 	}
 	if len(list) == 0 {
-		root, err := s.folder()
+		root, err := control.Root()
 		if err != nil {
 			return 1, err
 		}
@@ -125,7 +125,7 @@ func (s *settings) cleanLogsAction(args []string) (int, error) {
 	if len(args) > 0 {
 		return 0, usage("cleanlogs takes no argument: %q", args[0])
 	}
-	root, err := s.folder()
+	root, err := control.Root()
 	if err != nil {
 		return 1, err
 	}

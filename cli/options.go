@@ -80,7 +80,7 @@ var table = []option{
 	},
 	{
 		name: "path", short: "p", group: groupStart, arg: "FOLDER",
-		help:     "evermore's own folder for this app: logs, pid files, register",
+		help:     "where its log and pid file are, unless they are named",
 		set:      func(s *settings, v string) error { return setText(&s.path, v) },
 		shown:    both("EVERMORE_ROOT, FOREVER_ROOT, ~/.evermore"),
 		complete: folders,

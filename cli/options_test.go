@@ -89,20 +89,39 @@ var samples = map[string]sample{
 		"TERM=INT,HUP=0", func(s *settings) any { return s.app.Rewrite },
 		map[syscall.Signal]syscall.Signal{syscall.SIGTERM: syscall.SIGINT, syscall.SIGHUP: 0},
 	},
-	"remap-exit":   {"143=0, 130=7", func(s *settings) any { return s.app.RemapExit }, map[int]int{143: 0, 130: 7}},
-	"log-file":     {"/tmp/a.log", func(s *settings) any { return s.logFile }, "/tmp/a.log"},
-	"out-file":     {"out.log", func(s *settings) any { return s.outFile }, "out.log"},
-	"err-file":     {"err.log", func(s *settings) any { return s.errFile }, "err.log"},
-	"append":       {"true", func(s *settings) any { return s.appendLogs }, true},
-	"silent":       {"true", func(s *settings) any { return s.silent }, true},
-	"http":         {"127.0.0.1:0", func(s *settings) any { return s.http }, "127.0.0.1:0"},
-	"ready":        {"notify", func(s *settings) any { return s.app.Ready }, pid1.Readiness{By: pid1.ReadyNotify}},
-	"live-timeout": {"5m", func(s *settings) any { return s.app.LiveTimeout }, 5 * time.Minute},
-	"watchdog":     {"30s", func(s *settings) any { return s.app.Watchdog }, 30 * time.Second},
-	"log-format":   {"json", func(s *settings) any { return s.logFormat }, "json"},
-	"verbose":      {"true", func(s *settings) any { return s.verbose }, true},
-	"debug":        {"true", func(s *settings) any { return s.debug }, true},
-	"colors":       {"true", func(s *settings) any { return s.colors }, true},
+	"remap-exit":      {"143=0, 130=7", func(s *settings) any { return s.app.RemapExit }, map[int]int{143: 0, 130: 7}},
+	"log-file":        {"/tmp/a.log", func(s *settings) any { return s.logFile }, "/tmp/a.log"},
+	"out-file":        {"out.log", func(s *settings) any { return s.outFile }, "out.log"},
+	"err-file":        {"err.log", func(s *settings) any { return s.errFile }, "err.log"},
+	"append":          {"true", func(s *settings) any { return s.appendLogs }, true},
+	"silent":          {"true", func(s *settings) any { return s.silent }, true},
+	"http":            {"127.0.0.1:0", func(s *settings) any { return s.http }, "127.0.0.1:0"},
+	"ready":           {"notify", func(s *settings) any { return s.app.Ready }, pid1.Readiness{By: pid1.ReadyNotify}},
+	"live-timeout":    {"5m", func(s *settings) any { return s.app.LiveTimeout }, 5 * time.Minute},
+	"watchdog":        {"30s", func(s *settings) any { return s.app.Watchdog }, 30 * time.Second},
+	"log-format":      {"json", func(s *settings) any { return s.logFormat }, "json"},
+	"verbose":         {"true", func(s *settings) any { return s.verbose }, true},
+	"debug":           {"true", func(s *settings) any { return s.debug }, true},
+	"uid":             {"web", func(s *settings) any { return s.uid }, "web"},
+	"id":              {"7", func(s *settings) any { return s.id }, "7"},
+	"path":            {"/tmp", func(s *settings) any { return s.path }, "/tmp"},
+	"env-file":        {".env", func(s *settings) any { return s.envFiles }, []string{".env"}},
+	"max-memory":      {"1.5K", func(s *settings) any { return s.app.MaxMemory }, int64(1536)},
+	"max-run-time":    {"1h", func(s *settings) any { return s.app.MaxRunTime }, time.Hour},
+	"cron-restart":    {"30 4 * * *", func(s *settings) any { return s.app.Schedule(time.Unix(0, 0).UTC()) }, time.Date(1970, 1, 1, 4, 30, 0, 0, time.UTC)},
+	"stop-exit-codes": {"0, 143", func(s *settings) any { return s.app.Policy.StopCodes }, []int{0, 143}},
+	"on-exit":         {"mail root", func(s *settings) any { return s.app.OnExit }, []string{"mail", "root"}},
+	"timestamps":      {"true", func(s *settings) any { return s.timestamps }, true},
+	"log-max-size":    {"10M", func(s *settings) any { return s.logMaxSize }, int64(10 << 20)},
+	"log-max-files":   {"3", func(s *settings) any { return s.logMaxFiles }, 3},
+	"log-compress":    {"true", func(s *settings) any { return s.logCompress }, true},
+	"watch":           {"true", func(s *settings) any { return s.watch }, true},
+	"watch-directory": {"lib", func(s *settings) any { return s.watchDirs }, []string{"lib"}},
+	"watch-ignore":    {"*.tmp", func(s *settings) any { return s.watchIgnore }, []string{"*.tmp"}},
+	"watch-all":       {"true", func(s *settings) any { return s.watchAll }, true},
+	"watch-action":    {"signal:USR2", func(s *settings) any { return s.watchSignal }, syscall.SIGUSR2},
+	"watch-poll":      {"1s", func(s *settings) any { return s.watchPoll }, time.Second},
+	"colors":          {"true", func(s *settings) any { return s.colors }, true},
 }
 
 // Every option, in each of its spellings, as a flag and as a variable, in both
@@ -205,6 +224,10 @@ func other(o *option) string {
 		return "console"
 	case o.name == "http":
 		return "off"
+	case o.name == "cron-restart":
+		return "@daily"
+	case o.name == "watch-action":
+		return "restart"
 	}
 	return "17"
 }

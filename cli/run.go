@@ -163,8 +163,19 @@ func (r *running) open(o *pid1.Options) error {
 	o.Command.Files = files[:]
 	// Where the app writes to files by itself it can go on without evermore.
 	o.Command.DieWithParent = r.starter == nil || output.Piped()
+	if r.logFile+r.outFile+r.errFile != "" {
+		// A log that was moved away meanwhile, by logrotate(8), is begun anew.
+		refresh := o.Refresh
+		o.Refresh = func(c *reaper.Command) error {
+			err := output.Reopen()
+			if refresh != nil {
+				err = errors.Join(err, refresh(c))
+			}
+			return err
+		}
+	}
 	if r.isGiven("uid") || r.starter != nil {
-		root, err := r.folder()
+		root, err := control.Root()
 		if err == nil {
 			r.uidLock, err = control.LockUID(root, r.uid)
 		}

@@ -60,4 +60,3 @@ func TestMisspelt(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
-

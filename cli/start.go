@@ -221,7 +221,7 @@ func (s *settings) placeFiles() error {
 		if *f.path == "" || filepath.IsAbs(*f.path) || s.form == container {
 			continue
 		}
-		root, err := s.folder()
+		root, err := s.filesFolder()
 		if err != nil {
 			return err
 		}

@@ -87,7 +87,7 @@ func (s *settings) saveAction(args []string) (int, error) {
 	if len(args) > 0 {
 		return 0, usage("save takes no argument: %q", args[0])
 	}
-	root, err := s.folder()
+	root, err := control.Root()
 	if err != nil {
 		return 1, err
 	}
@@ -141,7 +141,7 @@ func (s *settings) resurrectAction(args []string) (int, error) {
 	if len(args) > 0 {
 		return 0, usage("resurrect takes no argument: %q", args[0])
 	}
-	root, err := s.folder()
+	root, err := control.Root()
 	if err != nil {
 		return 1, err
 	}
