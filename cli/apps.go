@@ -5,11 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"evermore/control"
@@ -19,6 +21,7 @@ const (
 	// answerTime is how long a supervisor may take to say how it is: then it is
 	// UNRESPONSIVE.
 	answerTime = 800 * time.Millisecond
+	askPause   = 10 * time.Millisecond
 	// askedAtOnce bounds the descriptors that asking takes.
 	askedAtOnce = 256
 )
@@ -26,6 +29,7 @@ const (
 // app is an app that is on record, and what its supervisor says of it.
 type app struct {
 	control.Entry
+	at    time.Time      // when it was as it is here
 	state *control.State // nil: nobody answers
 	err   error          // why
 }
@@ -51,24 +55,40 @@ func (s *settings) apps() ([]*app, error) {
 		wait.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			state, err := a.State(ctx)
-			if err != nil {
-				a.err = err
-				return
-			}
-			a.state = &state
+			a.ask(ctx)
 		})
 	}
 	wait.Wait()
 	kept := list[:0]
 	for _, a := range list {
-		// One that ended while it was asked is none any more.
-		if a.Status == control.Running && a.state == nil && !a.Alive() {
-			continue
+		a.at = time.Now()
+		// One that ended while it was asked is what it is now, or none any more.
+		if a.state != nil || a.Status != control.Running || a.Review() {
+			kept = append(kept, a)
 		}
-		kept = append(kept, a)
 	}
 	return kept, nil
+}
+
+// ask asks the supervisor how it is. One that lives and refuses to be asked has
+// just begun, or is dying: it is asked again.
+func (a *app) ask(ctx context.Context) {
+	for {
+		state, err := a.State(ctx)
+		if err == nil {
+			a.state = &state
+			return
+		}
+		a.err = err
+		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) || !a.Alive() {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(askPause):
+		}
+	}
 }
 
 // status is what list says of an app that is not simply up.
@@ -262,7 +282,7 @@ func (a *app) uptime() cell {
 	if a.state.LastStartedAt.IsZero() {
 		return cell{"STOPPED", "31"}
 	}
-	return cell{duration(time.Since(a.state.LastStartedAt)), "33"}
+	return cell{duration(a.at.Sub(a.state.LastStartedAt)), "33"}
 }
 
 // duration is a time as forever's list has it.

@@ -334,3 +334,13 @@ func (r *Record) name() string {
 
 // Alive tells whether the supervisor runs still.
 func (r *Record) Alive() bool { return lives(r.PID, r.StartTime) }
+
+// Review judges the entry anew and tells whether anything of it is left.
+func (e *Entry) Review() bool {
+	var here Record
+	if here.identify() != nil {
+		return true
+	}
+	e.Status = here.judge(e.Record)
+	return e.Status != dead
+}

@@ -54,7 +54,7 @@ func (r *Reaper) Adopt(a Adoption) (*Process, error) {
 	}
 	p := &Process{
 		reaper: r, pid: a.PID, pidfd: fd, adopted: true,
-		ownGroup: st.pgrp == a.PID, mark: runMark(a.PID),
+		ownGroup: st.pgrp == a.PID, mark: runMark(a.PID), start: a.StartTime,
 	}
 	r.mu.Lock()
 	r.owned[a.PID] = p
@@ -77,7 +77,9 @@ func (p *Process) await(fd int) {
 		}
 	}
 	exit := Exit{PID: p.pid, At: time.Now()}
-	exit.setStatus(fd)
+	if !exit.setZombieStatus(p.start) {
+		exit.setStatus(fd)
+	}
 	r := p.reaper
 	r.mu.Lock()
 	delete(r.owned, p.pid)
@@ -90,6 +92,34 @@ func (p *Process) await(fd int) {
 	}
 }
 
+// setZombieStatus reads how a dead process ended that its parent has not reaped:
+// field 52 of proc_pid_stat(5), which its own user and root may see.
+func (e *Exit) setZombieStatus(start uint64) bool {
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(e.PID) + "/stat")
+	if err != nil {
+		return false
+	}
+	st, err := parseStat(b)
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if err != nil || st.start != start || !st.dead() || len(f) < 50 {
+		return false
+	}
+	status, err := strconv.ParseUint(string(f[49]), 10, 32)
+	if err != nil {
+		return false
+	}
+	e.setWait(unix.WaitStatus(status))
+	return true
+}
+
+func (e *Exit) setWait(status unix.WaitStatus) {
+	if status.Signaled() {
+		e.Signal, e.CoreDumped = status.Signal(), status.CoreDump()
+		return
+	}
+	e.Code = status.ExitStatus()
+}
+
 // setStatus asks the kernel how the process of a pidfd ended.
 func (e *Exit) setStatus(fd int) {
 	pause := time.Millisecond
@@ -97,12 +127,7 @@ func (e *Exit) setStatus(fd int) {
 		info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 		err := unix.IoctlPidfdInfo(fd, &info)
 		if err == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0 {
-			switch status := unix.WaitStatus(info.Exit_code); {
-			case status.Signaled():
-				e.Signal, e.CoreDumped = status.Signal(), status.CoreDump()
-			default:
-				e.Code = status.ExitStatus()
-			}
+			e.setWait(unix.WaitStatus(info.Exit_code))
 			return
 		}
 		if err != nil && !errors.Is(err, unix.ESRCH) || time.Now().After(limit) {

@@ -192,6 +192,7 @@ type Process struct {
 	endGroup bool
 	user     *syscall.Credential
 	adopted  bool
+	start    uint64 // of an adopted one: clock ticks since boot
 	gone     bool // guarded by reaper.mu
 }
 
