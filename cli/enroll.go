@@ -92,9 +92,9 @@ func (e *register) began(r *running, pid int) {
 	}
 }
 
-// ended keeps the record of a daemon that nobody has stopped.
+// ended keeps the record of a daemon that was started and that nobody has stopped.
 func (e *register) ended(r *running, event pid1.Event) {
-	if e == nil || event.Reason == pid1.ReasonRequest {
+	if e == nil || event.Reason == pid1.ReasonRequest || r.app.Snapshot().Starts == 0 {
 		return
 	}
 	e.kept = true

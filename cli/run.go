@@ -227,6 +227,10 @@ func (r *running) Observe(e pid1.Event) {
 		r.modes.restore(0)
 	case pid1.Ready:
 		r.manager.tell("READY=1")
+	case pid1.GaveUp:
+		// Of --before, or of the start that followed it: after that the starter has
+		// heard of a start.
+		r.starter.tell(outcome{Error: e.Text, Code: max(e.Code, 1)})
 	case pid1.Stopped:
 		r.manager.tell("STOPPING=1")
 		r.starter.tell(outcome{Error: "the app ended before it was started", Code: max(e.Code, 1)})
