@@ -80,6 +80,11 @@ func Is(path string) bool {
 	return isProgram(path)
 }
 
+// IsEcosystem tells whether a path is, by its name, an ecosystem file of pm2's.
+func IsEcosystem(path string) bool {
+	return isProgram(path) || Is(path) && strings.HasPrefix(filepath.Base(path), "ecosystem.")
+}
+
 // isProgram tells whether a path is that of a file which node is to evaluate, by
 // the rule of pm2 (Common.isConfigFile).
 func isProgram(path string) bool {

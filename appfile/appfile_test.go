@@ -121,6 +121,16 @@ func TestIs(t *testing.T) {
 	}
 }
 
+func TestIsEcosystem(t *testing.T) {
+	for path, want := range map[string]bool{
+		"ecosystem.json": true, "a/ecosystem.config.js": true, "web.config.cjs": true, "app.json": false, "ecosystem.js": false, "ecosystem": false,
+	} {
+		if got := IsEcosystem(path); got != want {
+			t.Errorf("IsEcosystem(%q) = %v", path, got)
+		}
+	}
+}
+
 func TestForever(t *testing.T) {
 	apps := read(t, "testdata/app.json", "")
 	if len(apps) != 1 {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"math"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"unicode"
@@ -83,7 +82,7 @@ func (r *reader) line(v hujson.Value) int {
 // list gives the objects that describe apps, and whether they do so in pm2's
 // words: the file is a program, is called ecosystem.*, or has a list of "apps".
 func (r *reader) list(top hujson.Value) (list []hujson.Value, pm2 bool, err error) {
-	pm2 = r.evaluated || strings.HasPrefix(filepath.Base(r.path), "ecosystem.")
+	pm2 = IsEcosystem(r.path)
 	switch v := top.Value.(type) {
 	case *hujson.Array:
 		return v.Elements, pm2, nil

@@ -136,6 +136,15 @@ func isOptionVariable(variable string) bool {
 
 // startAction starts daemons. All apps of a file are checked before one starts.
 func (s *settings) startAction(args []string) (int, error) {
+	if len(args) > 1 && appfile.IsEcosystem(args[0]) {
+		// pm2 takes its options behind the file, too.
+		set := s.flagSet(actionNamed("start"))
+		set.SetInterspersed(true)
+		if err := set.Parse(args[1:]); err != nil {
+			return 0, flagError(err, table)
+		}
+		args = append(args[:1:1], set.Args()...)
+	}
 	if err := s.called(args, false); err != nil {
 		return 0, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -245,14 +246,20 @@ func (s *settings) unanswered(a *app) error {
 
 // startAgain starts an app that ended by itself and is remembered.
 func (s *settings) startAgain(a *app) error {
-	r := a.Recipe
-	// Its files are there: they are added to.
-	r.Args = append([]string{"--append=true"}, r.Args...)
-	if _, err := launch(r, a.LogFile, nil); err != nil {
+	if _, err := launch(again(a.Recipe), a.LogFile, nil); err != nil {
 		return err
 	}
 	a.Forget()
 	return nil
+}
+
+// again is a recipe for another time: its logs are there, and are added to.
+func again(r control.Recipe) control.Recipe {
+	const add = "--append=true"
+	if !slices.Contains(r.Args, add) {
+		r.Args = append([]string{add}, r.Args...)
+	}
+	return r
 }
 
 func (s *settings) adoptAction(targets []string) (int, error) {
@@ -311,9 +318,8 @@ func (s *settings) adopt(a *app) (*app, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the environment of process %d: %w", a.Child.PID, err)
 	}
-	r := a.Recipe
+	r := again(a.Recipe)
 	r.Env = s.ownEnv(env)
-	r.Args = append([]string{"--append=true"}, r.Args...)
 	if _, err := launch(r, a.LogFile, a.Child); err != nil {
 		return nil, err
 	}

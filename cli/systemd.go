@@ -166,9 +166,7 @@ func (s *settings) resurrectAction(args []string) (int, error) {
 		if i >= 0 {
 			list[i].Forget()
 		}
-		r := one.Recipe
-		r.Args = append([]string{"--append=true"}, r.Args...)
-		if _, err := launch(r, one.LogFile, nil); err != nil {
+		if _, err := launch(again(one.Recipe), one.LogFile, nil); err != nil {
 			s.tell(levelError, fmt.Sprintf("cannot start %s: %v", one.UID, err))
 			code = 1
 			continue
@@ -284,8 +282,7 @@ func (s *settings) unit(a *app) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	// Its log is there already.
-	words := append([]string{self, "--append=true"}, r.Args...)
+	words := append([]string{self}, again(r).Args...)
 	for i := range words {
 		words[i] = strings.ReplaceAll(systemdQuote(words[i], true), "$", "$$")
 	}
