@@ -10,11 +10,11 @@ import (
 
 // normaliser takes out of what a session says all that differs from run to run:
 // paths, pids, uids given at random, uptimes, and the padding of tables, whose
-// columns are as wide as those. The help is not repeated everywhere. What node itself says of forever's old modules
+// columns are as wide as those. forever's help is one line. What node itself says of forever's old modules
 // goes too, and where in them something was thrown.
 type normaliser struct {
-	paths                 *strings.Replacer
-	spaces, colours, help bool // are kept
+	paths           *strings.Replacer
+	spaces, colours bool // are kept
 }
 
 func newNormaliser(dir, forever, text string) (normaliser, error) {
@@ -26,20 +26,21 @@ func newNormaliser(dir, forever, text string) (normaliser, error) {
 	if err != nil {
 		return normaliser{}, err
 	}
-	install := filepath.Dir(filepath.Dir(filepath.Dir(forever)))
+	paths := []string{
+		filepath.Join(dir, "work"), "$WORK",
+		filepath.Join(dir, "home"), "$HOME",
+		filepath.Join(dir, "root"), "$ROOT",
+		filepath.Join(dir, "bin", "node"), "$NODE",
+		node, "$NODE",
+		real, "$NODE",
+	}
+	if install, _, ok := strings.Cut(forever, "/node_modules/"); ok {
+		paths = append(paths, install, "$MODULES")
+	}
 	return normaliser{
-		paths: strings.NewReplacer(
-			filepath.Join(dir, "work"), "$WORK",
-			filepath.Join(dir, "home"), "$HOME",
-			filepath.Join(dir, "root"), "$ROOT",
-			filepath.Join(dir, "bin", "node"), "$NODE",
-			node, "$NODE",
-			real, "$NODE",
-			install, "$MODULES",
-		),
+		paths:   strings.NewReplacer(paths...),
 		spaces:  strings.Contains(text, "keep spaces\n"),
 		colours: strings.Contains(text, "keep colours\n"),
-		help:    strings.Contains(text, "keep help\n"),
 	}, nil
 }
 
@@ -64,19 +65,20 @@ var (
 	help   = regexp.MustCompile(`(?m)(^help: {4}.*\n?){20,}`)
 	// noise is what node adds: warnings, and the trace and version below an error
 	// that nobody caught.
-	noise = regexp.MustCompile(`^(data: {4}\S+ - )?(\(node:\d+\) |\(Use .node --trace)|^    at .*[:(<]|^Node\.js v\d`)
+	noise = regexp.MustCompile(`^(data: {4}.+:\d+ - )?(\(node:\d+\) |\(Use .node --trace)|^    at .*[:(<]|^Node\.js v\d`)
 	// source is a place in a module.
 	source    = regexp.MustCompile(`(\$MODULES|node:internal)[^\s:']*(:\d+)*`)
 	timestamp = regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z`)
 	uptime    = regexp.MustCompile(`\d+:\d+:\d+:[\d.]+(e-\d+)?`)
 	// ownFile is a file named for a uid that was given at random.
-	ownFile = regexp.MustCompile(`(\$ROOT/(?:pids/)?)[\w-]{4}\.(log|pid)`)
-	tailed  = regexp.MustCompile(`^(data: {4}\S+):\d+ - `)
-	header  = regexp.MustCompile(`^((?:data: {4})?) {4}((?:[a-z]+ +)+)$`)
-	row     = regexp.MustCompile(`^((?:data: {4})?)(\[\d+\] )(.*)$`)
-	blanks  = regexp.MustCompile(` +`)
-	random  = regexp.MustCompile(`^[\w-]{4}$`)
-	number  = regexp.MustCompile(`^\d+$`)
+	ownFile    = regexp.MustCompile(`(\$ROOT/(?:pids/)?)[\w-]{4}\.(log|pid)`)
+	tailed     = regexp.MustCompile(`^(data: {4}.+?):\d+ - `)
+	supervisor = regexp.MustCompile(`\bsupervisor \d+`)
+	header     = regexp.MustCompile(`^((?:data: {4})?) {4}((?:[a-z]+ +)+)$`)
+	row        = regexp.MustCompile(`^((?:data: {4})?)(\[\d+\] )(.*)$`)
+	blanks     = regexp.MustCompile(` +`)
+	random     = regexp.MustCompile(`^[\w-]{4}$`)
+	number     = regexp.MustCompile(`^\d+$`)
 )
 
 func (n normaliser) lines(text string) []string {
@@ -89,9 +91,7 @@ func (n normaliser) lines(text string) []string {
 		text = colour.ReplaceAllString(text, "")
 	}
 	text, ended := strings.CutSuffix(n.paths.Replace(text), "\n")
-	if !n.help {
-		text = help.ReplaceAllString(text, "<help>")
-	}
+	text = help.ReplaceAllString(text, "<help>")
 	var lines []string
 	for line := range strings.SplitSeq(text, "\n") {
 		if !noise.MatchString(line) {
@@ -109,6 +109,7 @@ func (n normaliser) line(line string) string {
 	line = timestamp.ReplaceAllString(line, "<time>")
 	line = uptime.ReplaceAllString(line, "<uptime>")
 	line = ownFile.ReplaceAllString(line, "$1<uid>.$2")
+	line = supervisor.ReplaceAllString(line, "supervisor <pid>")
 	line = tailed.ReplaceAllString(line, "$1:<pid> - ")
 	if n.spaces {
 		return line

@@ -34,12 +34,12 @@ const (
 //	# TEXT         says something
 //	until COMMAND  waits until the command succeeds
 //	brief COMMAND  is a step that forever may never end: it is soon given up
-//	keep WHAT      leaves the spaces, colours or help in the whole session as they are
+//	keep WHAT      leaves spaces or colours in the whole session as they are
 //
 // Commands have, beside HOME and FOREVER_ROOT, ROOT, the same, and WORK, the
 // working directory, and can call
 //
-//	running N      succeeds while N supervisors listen
+//	running N [D]  succeeds while N supervisors listen below D, or ROOT
 //	ended PIDFILE  succeeds when no process has the pid in the file
 //	evermore       succeeds where forever is evermore
 type session struct {
@@ -70,10 +70,15 @@ func readSessions(t *testing.T) []session {
 }
 
 // helpers are the commands of sessions. A socket in /proc/net/unix listens where
-// the flag __SO_ACCEPTCON is set (proc_net_unix(5)).
+// the flag __SO_ACCEPTCON is set (proc_net_unix(5)); evermore binds it by a path
+// that leads through /proc.
 var helpers = map[string]string{
 	"running": `#!/bin/sh
-test "$(grep -c " 00010000 .* $ROOT/sock/" /proc/net/unix)" = "$1"
+n=0
+for s in "${2:-$ROOT}"/sock/*.sock; do
+	grep -q " 00010000 .*/${s##*/}$" /proc/net/unix && n=$((n + 1))
+done
+test $n = "$1"
 `,
 	"ended": `#!/bin/sh
 test -s "$1" && ! kill -0 "$(cat "$1")" 2>/dev/null
