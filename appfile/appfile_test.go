@@ -499,7 +499,7 @@ func TestPM2Errors(t *testing.T) {
 		{`"wait_ready": true`, "", `FILE:1:31: "wait_ready" cannot be done here: process.send('ready') is not heard here: leave it out and guard the call by if (process.send), or use --ready`},
 		{`"autostart": false`, "", `FILE:1:31: "autostart" cannot be done here: all apps of a file are started: leave the app out`},
 		{`"watch_options": {"usePolling": true}`, "", `FILE:1:31: "watch_options" cannot be done here: they are chokidar's: use watch, ignore_watch and, where inotify is blind, --watch-poll`},
-		{`"watch_delay": 1`, "", `FILE:1:31: "watch_delay" needs --watch-delay, which there is not: leave it out`},
+		{`"watch_delay": 1`, "", `FILE:1:31: "watch_delay" cannot be done here: changes are gathered for 100 ms: leave it out`},
 		{`"max_memory_restart": "300MB"`, "", `FILE:1:53: "max_memory_restart" takes bytes, or a size such as 300M, 1G, not "300MB"`},
 		{`"min_uptime": 10`, "", `FILE:1:31: "min_uptime" takes 100 milliseconds or more, not "10"`},
 		{`"min_uptime": "soon"`, "", `FILE:1:45: "min_uptime" takes milliseconds of 100 or more, or a time such as 10s, 5m, 1h, not "soon"`},

@@ -29,6 +29,8 @@ func TestPM2Page(t *testing.T) {
 		switch {
 		case k.Refused:
 			here = "an error"
+		case k.Option == "environment":
+			here = "the environment"
 		case k.Option != "":
 			here = k.Option
 			if strings.ToUpper(here) != here {

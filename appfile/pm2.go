@@ -207,16 +207,7 @@ var pm2Keys = []pm2Row{
 			return a.add(&a.app, "watch-ignore", m, globs...)
 		},
 	},
-	{
-		key: "watch_delay", option: "watch-delay",
-		read: func(a *pm2App, m member) error {
-			ms, err := a.matching(m, pm2Number, "milliseconds")
-			if err != nil {
-				return err
-			}
-			return a.add(&a.app, "watch-delay", m, ms)
-		},
-	},
+	{key: "watch_delay", refused: true, note: "changes are gathered for 100 ms: leave it out"},
 	{
 		key: "watch_options", refused: true,
 		note: "they are chokidar's: use watch, ignore_watch and, where inotify is blind, --watch-poll",

@@ -43,12 +43,9 @@ func manPage() string {
 	line(".SH ACTIONS")
 	for _, a := range actions() {
 		entry(strings.TrimSpace(a.name+" "+a.args), a.help+".")
-		if a.name == "start" {
-			continue // the options of a run
-		}
 		for _, o := range a.rows() {
-			if o.on == nil && o.set == nil || o.group != "" {
-				continue
+			if o.group != "" {
+				continue // an option of a run
 			}
 			line(".RS")
 			entry(strings.TrimSpace(o.synopsis()), strings.TrimSpace(o.help+" "+o.bracket()))

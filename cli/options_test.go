@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"evermore/appfile"
 	pid1 "evermore/init"
 	"evermore/signals"
 )
@@ -546,6 +548,18 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := nearestOption(name, table); got != want {
 			t.Errorf("%q: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+// What pm2's keys become is there.
+func TestPM2Options(t *testing.T) {
+	for _, k := range appfile.PM2Keys() {
+		if k.Option == "" || k.Option == "environment" || strings.ToUpper(k.Option) == k.Option {
+			continue
+		}
+		if !slices.ContainsFunc(table, func(o option) bool { return o.name == k.Option && !o.flagOnly }) {
+			t.Errorf("%s becomes --%s, which there is not", k.Key, k.Option)
 		}
 	}
 }
