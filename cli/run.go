@@ -8,6 +8,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -137,6 +138,7 @@ type running struct {
 	enrolled chan *register // gives the entry in the register, once
 	entry    *register      // a daemon's, which is there from the start
 	events   atomic.Pointer[control.Server]
+	trimmed  sync.Once
 }
 
 // open opens what was asked for, so that what can't be had is an error before
@@ -227,6 +229,7 @@ func (r *running) Observe(e pid1.Event) {
 		r.modes.restore(0)
 	case pid1.Ready:
 		r.manager.tell("READY=1")
+		r.trimmed.Do(func() { go trim() })
 	case pid1.GaveUp:
 		// Of --before, or of the start that followed it: after that the starter has
 		// heard of a start.
