@@ -30,40 +30,28 @@ type register struct {
 	kept         bool            // the record stays when the supervisor ends
 }
 
-// enroll puts this supervisor on record and lets it be asked.
-func (r *running) enroll(address string) *register {
+// enroll puts this supervisor on record and lets it be asked. With an error there
+// may be an entry all the same: the record, without a socket.
+func (r *running) enroll() (*register, error) {
 	root, err := control.Root()
+	if err != nil {
+		return nil, err
+	}
+	address := ""
+	if r.listener != nil {
+		address = r.listener.Addr().String()
+	}
 	record := control.Record{HTTP: address, App: r.appRecord(), Recipe: r.made, Started: time.Now()}
 	record.Recipe.Env = nil
-	if child := r.child(); child != nil {
-		record.Child = child
-	}
 	e := &register{}
-	if err == nil {
-		e.registration, err = control.Register(record, root)
+	if e.registration, err = control.Register(record, root); err != nil {
+		return nil, fmt.Errorf("cannot put this supervisor on record: %w", err)
 	}
-	if err == nil {
-		e.server, err = control.Serve(e.registration, supervisor{r, address})
+	if e.server, err = control.Serve(e.registration, supervisor{r, address}); err != nil {
+		return e, err
 	}
-	if err != nil && r.form == script {
-		r.warn(fmt.Errorf("this supervisor is not on record: %w", err))
-	}
-	if e.registration == nil {
-		return nil
-	}
-	if e.server != nil {
-		r.events.Store(e.server)
-	}
-	return e
-}
-
-// child is the app's process, where it outlives a killed supervisor.
-func (r *running) child() *control.Child {
-	if r.starter == nil && r.entry == nil || r.output.Piped() {
-		return nil
-	}
-	snap := r.app.Snapshot()
-	return childOf(snap.PID, snap.StartedAt)
+	r.events.Store(e.server)
+	return e, nil
 }
 
 func childOf(pid int, at time.Time) *control.Child {
@@ -77,8 +65,9 @@ func childOf(pid int, at time.Time) *control.Child {
 	return &control.Child{PID: pid, StartTime: start, StartedAt: at}
 }
 
-// began puts the app's new process on record.
-func (e *register) began(r *running, pid int) {
+// began puts the app's new process on record, where it outlives a killed
+// supervisor, and tells the starter of it.
+func (e *register) began(r *running, pid int, at time.Time) {
 	if e == nil {
 		return
 	}
@@ -86,7 +75,7 @@ func (e *register) began(r *running, pid int) {
 	if r.output.Piped() {
 		return
 	}
-	child := childOf(pid, time.Now())
+	child := childOf(pid, at)
 	if err := e.registration.Update(func(rec *control.Record) { rec.Child = child }); err != nil {
 		r.warn(fmt.Errorf("cannot put the app's pid on record: %w", err))
 	}

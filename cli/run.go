@@ -93,6 +93,12 @@ func (r *running) start(first *early.Start) error {
 		r.say(levelWarn, w)
 	}
 	r.app = pid1.New(o, &kernel, r.catcher, r, r.lines)
+	if r.starter != nil {
+		// Who has seen a start must find it in list.
+		if r.entry, err = r.enroll(); err != nil {
+			return err
+		}
+	}
 	if code, err := r.app.Start(); err != nil {
 		hint := ""
 		if r.form == container && strings.HasPrefix(r.argv[0], "-") {
@@ -224,7 +230,9 @@ func (r *running) Observe(e pid1.Event) {
 				r.warn(err)
 			}
 		}
-		r.entry.began(r, e.PID)
+		if r.serving {
+			r.entry.began(r, e.PID, e.Time)
+		}
 	case pid1.Exited:
 		r.modes.restore(0)
 	case pid1.Ready:
@@ -245,10 +253,6 @@ func (r *running) Observe(e pid1.Event) {
 // serve does what could wait until the app was started.
 func (r *running) serve() {
 	r.serving = true
-	address := ""
-	if r.listener != nil {
-		address = r.listener.Addr().String()
-	}
 	if r.http != "" {
 		r.observe()
 	}
@@ -258,15 +262,19 @@ func (r *running) serve() {
 		r.warn(fmt.Errorf("no metrics and no probes: cannot listen on %s: %w", r.http, cause(r.refused)))
 	}
 	if r.starter != nil {
-		// Who has seen a start must find it in list.
-		r.entry = r.enroll(address)
-		if snap := r.app.Snapshot(); snap.Starts > 0 {
-			r.starter.tell(outcome{PID: snap.PID})
+		if snap := r.app.Snapshot(); snap.PID != 0 {
+			r.entry.began(r, snap.PID, snap.StartedAt)
 		}
 	} else {
 		// A state folder may be on a disk that hangs.
 		r.enrolled = make(chan *register, 1)
-		go func() { r.enrolled <- r.enroll(address) }()
+		go func() {
+			e, err := r.enroll()
+			if err != nil && r.form == script {
+				r.warn(err)
+			}
+			r.enrolled <- e
+		}()
 	}
 	if r.watch {
 		r.startWatch()
