@@ -68,7 +68,7 @@ var actionTable = []option{
 }
 
 // everyAction are the options that each action takes.
-var everyAction = []string{"verbose", "debug", "colors", "help", "version"}
+var everyAction = []string{"colors", "help", "version"}
 
 // actions are all there are, in the order of the help. It is a function, since
 // some of them show it.
@@ -169,6 +169,9 @@ func (s *settings) act(a *action, args []string) (int, error) {
 			}
 		}
 	}
+	if a.name == "start" && set.ArgsLenAtDash() == 0 {
+		return 0, usage("start is for a SCRIPT: %s start -c none ./program executes a program itself", s.program)
+	}
 	return a.run(s, set.Args())
 }
 
@@ -235,7 +238,7 @@ func (s *settings) actionHelp(a *action) string {
 	h := help{bold: s.coloured(1)}
 	h.text(0, s.program+" "+a.name+": "+a.help+".")
 	h.head("Usage")
-	h.row(strings.TrimSpace(s.program+" "+a.name+" "+a.args), 0, "")
+	h.row(strings.TrimSpace(s.program+" "+a.name+" [options] "+a.args), 0, "")
 	if a.targets {
 		h.head("Targets")
 		h.text(2, "A TARGET is the first of these that an app matches: the path of its script, its id, its index in "+

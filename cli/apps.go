@@ -32,6 +32,7 @@ type app struct {
 	at    time.Time      // when it was as it is here
 	state *control.State // nil: nobody answers
 	err   error          // why
+	used  *use           // what it took when it was last looked at; nil: it was not
 }
 
 // apps gives all apps in evermore's folder. Their supervisors are asked how they
@@ -241,13 +242,13 @@ func (a *app) columnOf(name string) cell {
 	case "uptime":
 		return a.uptime()
 	case "cpu":
-		if use, ok := useOf(a.livePID()); ok {
-			return cell{fmt.Sprintf("%.1f%%", use.cpu), "37"}
+		if u := a.use(); u != nil {
+			return cell{fmt.Sprintf("%.1f%%", u.cpu), "37"}
 		}
 		return cell{"-", "37"}
 	case "memory":
-		if use, ok := useOf(a.livePID()); ok {
-			return cell{fmt.Sprintf("%.1fMB", float64(use.memory)/(1<<20)), "37"}
+		if u := a.use(); u != nil {
+			return cell{fmt.Sprintf("%.1fMB", float64(u.memory)/(1<<20)), "37"}
 		}
 		return cell{"-", "37"}
 	case "restarts":
@@ -309,6 +310,16 @@ func gridOf(list []*app, columns []string) *grid {
 		g.rows = append(g.rows, row)
 	}
 	return g
+}
+
+// use is what the app takes, or took when it was looked at; nil: nobody knows.
+func (a *app) use() *use {
+	if a.used == nil {
+		if u, ok := useOf(a.livePID()); ok {
+			a.used = &u
+		}
+	}
+	return a.used
 }
 
 // use is what a process takes.
@@ -412,7 +423,7 @@ func jsonOf(list []*app) []listed {
 		if l.StartedAt != nil {
 			l.UptimeMS = time.Since(*l.StartedAt).Milliseconds()
 		}
-		if u, ok := useOf(l.PID); ok {
+		if u := a.use(); u != nil {
 			l.CPUPercent, l.MemoryBytes = &u.cpu, &u.memory
 		}
 		out = append(out, l)

@@ -30,6 +30,9 @@ const (
 	adoptVariable   = "EVERMORE_ADOPT"
 )
 
+// The daemon's state is in its starter's folder, whatever HOME its app is given:
+// see control.RootVariable.
+
 // outcome is what a daemon tells its starter.
 type outcome struct {
 	PID   int    `json:"pid"` // the app's, 0 when it could not be started yet
@@ -63,6 +66,10 @@ func (s *starter) tell(o outcome) {
 // launch starts a daemon by its recipe and waits until its app runs. logFile
 // gets its output; adopt, when not nil, is the process that it takes over.
 func launch(r control.Recipe, logFile string, adopt *control.Child) (outcome, error) {
+	root, err := control.Root()
+	if err != nil {
+		return outcome{}, err
+	}
 	log, err := os.OpenFile(logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
 	if err != nil {
 		return outcome{}, fmt.Errorf("cannot open log file %q: %w", logFile, reason(err))
@@ -79,7 +86,7 @@ func launch(r control.Recipe, logFile string, adopt *control.Child) (outcome, er
 	}
 	cmd := &exec.Cmd{
 		Path: self, Args: append([]string{r.Program}, r.Args...), Dir: r.Dir,
-		Env:    append(slices.Clip(r.Env), starterVariable+"=3"),
+		Env:    append(slices.Clip(r.Env), starterVariable+"=3", control.RootVariable+"="+root),
 		Stdout: log, Stderr: log, ExtraFiles: []*os.File{write},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/joho/godotenv"
 	"golang.org/x/sys/unix"
 
+	"evermore/control"
 	pid1 "evermore/init"
 	"evermore/reaper"
 )
@@ -273,7 +274,7 @@ func (s *settings) ownEnv(environ []string) []string {
 	own := map[string]bool{
 		"NOTIFY_SOCKET": true, "WATCHDOG_USEC": true, "WATCHDOG_PID": true,
 		"LISTEN_PID": true, "LISTEN_FDS": true, "LISTEN_FDNAMES": true,
-		starterVariable: true, adoptVariable: true,
+		starterVariable: true, adoptVariable: true, control.RootVariable: true,
 	}
 	for i := range table {
 		if name := table[i].env(); name != "" {

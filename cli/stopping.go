@@ -124,6 +124,9 @@ func (s *settings) restartAll(list []*app, code *int) []*app {
 // each does something to all apps at once. The table is made of what they were
 // before, as forever's.
 func (s *settings) each(list []*app, what string, code *int, do func(*app) error) []*app {
+	for _, a := range list {
+		a.use()
+	}
 	errs := make([]error, len(list))
 	var wait sync.WaitGroup
 	for i, a := range list {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"syscall"
 	"time"
 )
 
@@ -53,19 +54,20 @@ func (r *Record) Open(ctx context.Context, path string) (io.ReadCloser, error) {
 }
 
 func (r *Record) open(ctx context.Context, method, path string, in any) (io.ReadCloser, error) {
-	conn, err := r.dial(ctx)
-	if err != nil {
-		return nil, unresponsive(ctx, err)
-	}
-	// A pooling transport has nothing to pool for one request.
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	text := []byte(nil)
+	var text []byte
+	var err error
 	if in != nil {
 		if text, err = json.Marshal(in); err != nil {
 			return nil, err
 		}
 	}
+	conn, err := r.dial(ctx)
+	if err != nil {
+		return nil, unresponsive(ctx, err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	var request bytes.Buffer
+	// A pooling transport has nothing to pool for one request.
 	fmt.Fprintf(&request, "%s %s HTTP/1.0\r\nHost: evermore\r\nContent-Length: %d\r\n\r\n%s", method, path, len(text), text)
 	_, err = conn.Write(request.Bytes())
 	var answer *http.Response
@@ -104,9 +106,10 @@ func (b *answerBody) Close() error {
 	return b.conn.Close()
 }
 
-// unresponsive tells a time that is over from other failures.
+// unresponsive tells a time that is over from other failures. EAGAIN: so many
+// wait for an answer that no more may (unix(7)).
 func unresponsive(ctx context.Context, err error) error {
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) || errors.Is(err, syscall.EAGAIN) {
 		return ErrUnresponsive
 	}
 	return err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -206,10 +207,11 @@ func list(roots []candidate) ([]Entry, error) {
 		}
 		seen[dir] = true
 		files, err := os.ReadDir(dir)
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 		for _, file := range files {
+			forgetUnfinished(dir, file)
 			r, err := read(filepath.Join(dir, file.Name()))
 			if err != nil {
 				// It was removed this moment, is not finished, or not evermore's.
@@ -233,6 +235,19 @@ func list(roots []candidate) ([]Entry, error) {
 		return a.PID - b.PID
 	})
 	return entries, nil
+}
+
+// unfinishedTime is longer than the writing of a record takes.
+const unfinishedTime = time.Hour
+
+// forgetUnfinished deletes a record in whose writing a supervisor was killed.
+func forgetUnfinished(dir string, file fs.DirEntry) {
+	if !strings.HasPrefix(file.Name(), ".") || filepath.Ext(file.Name()) != ".json" {
+		return
+	}
+	if info, err := file.Info(); err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > unfinishedTime {
+		_ = os.Remove(filepath.Join(dir, file.Name()))
+	}
 }
 
 // maxRecord is more than a record ever has: an environment is in it.
@@ -271,9 +286,9 @@ const (
 // here.
 func (here Record) judge(r Record) Status {
 	switch {
-	case r.Host == here.Host && r.Boot != here.Boot:
+	case r.Boot != here.Boot && r.Host == here.Host:
 		return dead
-	case r.Host != here.Host || r.Namespace != here.Namespace:
+	case r.Boot != here.Boot || r.Namespace != here.Namespace: // a host may be renamed while it runs
 		return elsewhere
 	case lives(r.PID, r.StartTime):
 		return Running
@@ -286,10 +301,14 @@ func (here Record) judge(r Record) Status {
 }
 
 // lives tells whether the process, and not another one with its pid, is there
-// and not a zombie.
+// and not a zombie. One that cannot be looked at (there are no descriptors) lives:
+// the records of the dead are deleted.
 func lives(pid int, start uint64) bool {
 	started, err := reaper.StartTime(pid)
-	return err == nil && started == start
+	if err != nil {
+		return !errors.Is(err, reaper.ErrGone)
+	}
+	return started == start
 }
 
 // identify fills in which process this is, and where.
@@ -327,9 +346,10 @@ func (r *Record) path(root string) string { return filepath.Join(root, "run", r.
 // socket is the name of the supervisor's socket in the folder sock of its root.
 func (r *Record) socket() string { return r.name() + ".sock" }
 
-// name is the same in a few bytes: a socket's address has room for 107.
+// name is the same in a few bytes: a socket's address has room for 107. The boot
+// stands for the host: on copies of one machine all the rest may be equal.
 func (r *Record) name() string {
-	return r.Namespace + "." + strconv.Itoa(r.PID) + "." + strconv.FormatUint(r.StartTime, 10)
+	return r.Boot[:min(len(r.Boot), 8)] + "." + r.Namespace + "." + strconv.Itoa(r.PID) + "." + strconv.FormatUint(r.StartTime, 10)
 }
 
 // Alive tells whether the supervisor runs still.

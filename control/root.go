@@ -14,6 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// RootVariable names the root to a daemon, whose environment is that of its app. It
+// comes before all others.
+const RootVariable = "EVERMORE_DAEMON_ROOT"
+
 // Root gives the folder of evermore's state, as an absolute path: the first of
 // EVERMORE_ROOT, FOREVER_ROOT, ~/.evermore, XDG_RUNTIME_DIR/evermore,
 // /run/evermore and /dev/shm/evermore-UID that can be written. What is missing is
@@ -24,16 +28,6 @@ import (
 // written by others.
 func Root() (string, error) {
 	return firstUsable(candidates(os.Getenv, "/run", "/dev/shm"))
-}
-
-// Named makes a folder that was named by the user evermore's own, and gives its
-// absolute path.
-func Named(path string) (string, error) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
-	return firstUsable([]candidate{{abs, true}})
 }
 
 // candidate is a folder that may be the root.
@@ -53,7 +47,7 @@ func candidates(getenv func(string) string, run, shm string) []candidate {
 			found = append(found, candidate{abs, named})
 		}
 	}
-	for _, name := range []string{"EVERMORE_ROOT", "FOREVER_ROOT"} {
+	for _, name := range []string{RootVariable, "EVERMORE_ROOT", "FOREVER_ROOT"} {
 		if v := getenv(name); v != "" {
 			add(v, true)
 		}
@@ -80,9 +74,6 @@ func firstUsable(candidates []candidate) (string, error) {
 			return c.path, nil
 		}
 		reasons = append(reasons, err)
-	}
-	if len(candidates) == 1 {
-		return "", reasons[0]
 	}
 	return "", fmt.Errorf("no folder for evermore's state can be used (EVERMORE_ROOT names one): %w", joined(reasons))
 }

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -24,10 +25,16 @@ const (
 	maxBody = 4 << 10
 	// maxConns bounds how many requests are served at a time; the next wait.
 	maxConns = 64
-	// headerTime is how long a request may take to say what it wants.
-	headerTime = 2 * time.Second
-	// eventBuffer is how many events a slow reader may lag behind.
-	eventBuffer = 256
+	// maxLasting bounds those that may last: who waits and reads must not keep out
+	// who stops.
+	maxLasting = 48
+	// requestTime is how long a request may take to say what it wants.
+	requestTime = 2 * time.Second
+	// answerTime is how long the reading of an answer may take that is not a stream.
+	answerTime = 10 * time.Second
+	// eventBuffer is how many events a slow reader may lag behind. It has room for
+	// the orphans that are reaped at once (512).
+	eventBuffer = 1024
 )
 
 // Supervisor is what the server asks and commands.
@@ -54,17 +61,42 @@ type Supervisor interface {
 //	POST /v1/signal   {"signal": "USR2"}  sends it to the app
 //
 // Bodies may be empty where every field is optional. An answer that is no success
-// is a Failure.
+// is a Failure. docs/control.md describes it all.
 type Server struct {
 	supervisor Supervisor
 	http       *http.Server
-	listeners  []net.Listener
 	files      []string
+	lasting    chan struct{} // holds a token for each request that may last
 
 	mu       sync.Mutex
-	readers  map[chan []byte]bool // of events; closed when they lag or it ends
-	ended    chan struct{}        // closed when exitCode is known
+	readers  map[*eventReader]bool // nil: it has ended
+	over     context.Context       // done when exitCode is known
+	end      context.CancelFunc
 	exitCode int
+}
+
+// eventReader is somebody who reads events.
+type eventReader struct {
+	lines chan []byte // closed when it is cut off
+	conn  *http.ResponseController
+}
+
+// endpoint is a thing that can be asked of a Server.
+type endpoint struct {
+	method, path string
+	serve        http.HandlerFunc
+}
+
+func (s *Server) endpoints() []endpoint {
+	return []endpoint{
+		{"GET", "/v1/state", s.state},
+		{"GET", "/v1/recipe", s.recipe},
+		{"GET", "/v1/events", s.atLength(s.events)},
+		{"GET", "/v1/logs", s.atLength(s.logs)},
+		{"POST", "/v1/stop", s.stop},
+		{"POST", "/v1/restart", s.atLength(s.restart)},
+		{"POST", "/v1/signal", s.signal},
+	}
 }
 
 // Serve begins to serve the supervisor of the registration.
@@ -74,8 +106,9 @@ func Serve(reg *Registration, s Supervisor) (*Server, error) {
 		return nil, fmt.Errorf("cannot open the control socket: %w", err)
 	}
 	srv := &Server{
-		supervisor: s, listeners: listeners, readers: map[chan []byte]bool{}, ended: make(chan struct{}),
+		supervisor: s, lasting: make(chan struct{}, maxLasting), readers: map[*eventReader]bool{},
 	}
+	srv.over, srv.end = context.WithCancel(context.Background())
 	for _, root := range reg.roots {
 		srv.files = append(srv.files, filepath.Join(root, "sock", reg.record.socket()))
 	}
@@ -87,19 +120,21 @@ func Serve(reg *Registration, s Supervisor) (*Server, error) {
 		}
 	}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/state", srv.state)
-	mux.HandleFunc("GET /v1/recipe", srv.recipe)
-	mux.HandleFunc("GET /v1/events", srv.events)
-	mux.HandleFunc("GET /v1/logs", srv.logs)
-	mux.HandleFunc("POST /v1/stop", srv.stop)
-	mux.HandleFunc("POST /v1/restart", srv.restart)
-	mux.HandleFunc("POST /v1/signal", srv.signal)
+	for _, e := range srv.endpoints() {
+		mux.HandleFunc(e.method+" "+e.path, e.serve)
+		mux.HandleFunc(e.path, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Allow", e.method)
+			fail(w, http.StatusMethodNotAllowed, fmt.Errorf("use %s for %s", e.method, e.path))
+		})
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		fail(w, http.StatusNotFound, fmt.Errorf("there is no %s", r.URL.Path))
+	})
 	srv.http = &http.Server{
-		Handler:           http.MaxBytesHandler(mux, maxBody),
-		ReadHeaderTimeout: headerTime,
-		ReadTimeout:       headerTime,
-		MaxHeaderBytes:    maxBody,
-		ErrorLog:          log.New(io.Discard, "", 0), // a client's faults are the client's
+		Handler:        whole(mux),
+		ReadTimeout:    requestTime,
+		MaxHeaderBytes: maxBody,
+		ErrorLog:       log.New(io.Discard, "", 0), // a client's faults are the client's
 	}
 	srv.http.SetKeepAlivesEnabled(false)
 	slots := make(chan struct{}, maxConns)
@@ -114,9 +149,9 @@ func Serve(reg *Registration, s Supervisor) (*Server, error) {
 func (s *Server) Ended(ctx context.Context, code int) {
 	s.mu.Lock()
 	s.exitCode = code
-	close(s.ended)
+	s.end()
 	for r := range s.readers {
-		close(r)
+		close(r.lines)
 	}
 	s.readers = nil
 	s.mu.Unlock()
@@ -139,10 +174,42 @@ func (s *Server) Publish(event func() []byte) {
 	line := event()
 	for r := range s.readers {
 		select {
-		case r <- line:
+		case r.lines <- line:
 		default:
-			close(r)
+			close(r.lines)
 			delete(s.readers, r)
+			_ = r.conn.SetWriteDeadline(time.Unix(1, 0)) // it may be in the midst of a line
+		}
+	}
+}
+
+// whole reads a request to its end before it is served: only then does net/http
+// watch the connection, and the request's context end when the client goes away.
+func whole(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+		if err != nil {
+			code := http.StatusBadRequest
+			if errors.As(err, new(*http.MaxBytesError)) {
+				code = http.StatusRequestEntityTooLarge
+			}
+			fail(w, code, fmt.Errorf("cannot read the request: %w", err))
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(text))
+		h.ServeHTTP(w, r)
+	})
+}
+
+// atLength serves a request that may last, unless there are too many of them.
+func (s *Server) atLength(serve http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case s.lasting <- struct{}{}:
+			defer func() { <-s.lasting }()
+			serve(w, r)
+		default:
+			fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d requests for events, logs and restarts are served already: end one of them", maxLasting))
 		}
 	}
 }
@@ -152,31 +219,31 @@ func (s *Server) state(w http.ResponseWriter, _ *http.Request) { reply(w, s.supe
 func (s *Server) recipe(w http.ResponseWriter, _ *http.Request) { reply(w, s.supervisor.Recipe()) }
 
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
-	events := make(chan []byte, eventBuffer)
+	reader := &eventReader{make(chan []byte, eventBuffer), http.NewResponseController(w)}
 	s.mu.Lock()
 	if s.readers == nil {
 		s.mu.Unlock()
+		fail(w, http.StatusServiceUnavailable, errors.New("the app has ended"))
 		return
 	}
-	s.readers[events] = true
+	s.readers[reader] = true
 	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		delete(s.readers, events)
+		delete(s.readers, reader)
 		s.mu.Unlock()
 	}()
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	flush := http.NewResponseController(w)
-	if flush.Flush() != nil {
+	if reader.conn.Flush() != nil {
 		return
 	}
 	for {
 		select {
-		case line, ok := <-events:
+		case line, ok := <-reader.lines:
 			if !ok {
 				return
 			}
-			if _, err := w.Write(line); err != nil || flush.Flush() != nil {
+			if _, err := w.Write(line); err != nil || reader.conn.Flush() != nil {
 				return
 			}
 		case <-r.Context().Done():
@@ -202,9 +269,12 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request) {
 		fail(w, http.StatusBadRequest, fmt.Errorf("unknown stream %q: use log, out or err", stream))
 		return
 	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(s.over, cancel)()
 	out := &flushed{w: w, flush: http.NewResponseController(w), lines: q.Get("follow") == "true"}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	if err := s.supervisor.Logs(r.Context(), out, stream, n, out.lines); err != nil && !out.begun && r.Context().Err() == nil {
+	if err := s.supervisor.Logs(ctx, out, stream, n, out.lines); err != nil && !out.begun && r.Context().Err() == nil {
 		fail(w, http.StatusNotFound, err)
 	}
 }
@@ -244,7 +314,7 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	select {
-	case <-s.ended:
+	case <-s.over.Done():
 		reply(w, StopAnswer{Code: s.exitCode})
 	case <-r.Context().Done():
 	}
@@ -296,15 +366,15 @@ func body(w http.ResponseWriter, r *http.Request, into any) bool {
 	return true
 }
 
-func reply(w http.ResponseWriter, what any) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(what)
-}
+func reply(w http.ResponseWriter, what any) { answer(w, http.StatusOK, what) }
 
-func fail(w http.ResponseWriter, code int, err error) {
+func fail(w http.ResponseWriter, code int, err error) { answer(w, code, Failure{err.Error()}) }
+
+func answer(w http.ResponseWriter, code int, what any) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime))
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(Failure{err.Error()})
+	_ = json.NewEncoder(w).Encode(what)
 }
 
 // limited is a listener that accepts no more than there are slots.

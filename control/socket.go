@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,7 +18,10 @@ import (
 // be no folder that can be written: so the same answers are also given on an
 // abstract socket (unix(7)), which has no file. Both sides look at who the other
 // one is (SO_PEERCRED): the supervisor serves its own user and root, the client
-// speaks to the process of the record and to no other.
+// speaks to the process of the record and to no other. The supervisor also refuses
+// who is in a pid namespace below its own: the abstract socket belongs to the
+// network namespace, and root in a container on the host's network is uid 0 too
+// (CVE-2020-15257 was such a socket).
 
 // listen opens the sockets of a record. A missing one is an error only when there
 // is no other.
@@ -34,8 +38,9 @@ func (r *Record) listen(root string) ([]net.Listener, error) {
 	if len(listeners) == 0 {
 		return nil, errors.Join(err, errA)
 	}
+	depth := namespaces("self")
 	for i, l := range listeners {
-		listeners[i] = guarded{l.(*net.UnixListener)}
+		listeners[i] = guarded{l.(*net.UnixListener), depth}
 	}
 	return listeners, nil
 }
@@ -84,23 +89,28 @@ func within(dir string, f func(short string) error) error {
 }
 
 // dial connects to the supervisor of a record.
-func (r *Record) dial(ctx context.Context) (*net.UnixConn, error) {
-	var d net.Dialer
-	var conn net.Conn
-	err := within(filepath.Join(r.root, "sock"), func(short string) (err error) {
-		conn, err = d.DialContext(ctx, "unix", short+"/"+r.socket())
+func (r *Record) dial(ctx context.Context) (conn *net.UnixConn, err error) {
+	err = within(filepath.Join(r.root, "sock"), func(short string) (err error) {
+		conn, err = r.connect(ctx, short+"/"+r.socket())
 		return err
 	})
 	if err != nil && ctx.Err() == nil {
-		conn, err = d.DialContext(ctx, "unix", r.abstract().Name)
+		conn, err = r.connect(ctx, r.abstract().Name)
 	}
+	return conn, err
+}
+
+// connect connects to an address, if it is the supervisor that listens there.
+func (r *Record) connect(ctx context.Context, address string) (*net.UnixConn, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", address)
 	if err != nil {
 		return nil, err
 	}
 	c := conn.(*net.UnixConn)
 	cred, err := peer(c)
-	if err == nil && int(cred.Pid) != r.PID {
-		err = fmt.Errorf("its socket belongs to process %d", cred.Pid)
+	if err == nil && (int(cred.Pid) != r.PID || cred.Uid != uint32(os.Geteuid())) {
+		err = fmt.Errorf("its socket belongs to process %d of uid %d", cred.Pid, cred.Uid)
 	}
 	if err != nil {
 		c.Close()
@@ -110,8 +120,11 @@ func (r *Record) dial(ctx context.Context) (*net.UnixConn, error) {
 }
 
 // guarded is a listener that accepts this user and root alone, of this pid
-// namespace or one below it.
-type guarded struct{ *net.UnixListener }
+// namespace.
+type guarded struct {
+	*net.UnixListener
+	depth int // see namespaces
+}
 
 func (g guarded) Accept() (net.Conn, error) {
 	for {
@@ -119,11 +132,29 @@ func (g guarded) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if cred, err := peer(conn); err == nil && cred.Pid > 0 && (cred.Uid == uint32(os.Geteuid()) || cred.Uid == 0) {
+		if cred, err := peer(conn); err == nil && g.admits(cred) {
 			return conn, nil
 		}
 		conn.Close()
 	}
+}
+
+func (g guarded) admits(cred *unix.Ucred) bool {
+	return cred.Pid > 0 && (cred.Uid == uint32(os.Geteuid()) || cred.Uid == 0) &&
+		namespaces(strconv.Itoa(int(cred.Pid))) == g.depth
+}
+
+// namespaces counts the pid namespaces in which a process of /proc has a pid: one
+// that is seen from here is in this namespace, or below it and has more (NSpid,
+// proc_pid_status(5)). 0: it cannot be told.
+func namespaces(pid string) int {
+	text, err := os.ReadFile("/proc/" + pid + "/status")
+	if err != nil {
+		return 0
+	}
+	_, pids, _ := strings.Cut(string(text), "\nNSpid:")
+	pids, _, _ = strings.Cut(pids, "\n")
+	return len(strings.Fields(pids))
 }
 
 // peer tells who is at the other end (unix(7), SO_PEERCRED). A pid of 0 is that of

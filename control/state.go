@@ -42,7 +42,7 @@ type StopRequest struct {
 	Signal string `json:"signal,omitempty"`
 }
 
-// Stopped is the answer to POST /v1/stop, once nothing of the app is left.
+// StopAnswer is the answer to POST /v1/stop, once nothing of the app is left.
 type StopAnswer struct {
 	Code int `json:"code"` // the supervisor's exit code
 }
