@@ -215,7 +215,7 @@ func (a *App) end() {
 func (a *App) Run() int {
 	defer a.end()
 	a.reap() // of what was inherited, or died before SIGCHLD was caught
-	for a.state != StateStopped || len(a.hooks) > 0 {
+	for a.state != StateStopped || a.hooksRun() {
 		a.publish()
 		select {
 		case s := <-a.catcher.Signals():
@@ -458,6 +458,9 @@ func (a *App) exited(e reaper.Exit) {
 		return
 	}
 	a.run.ended, a.run.process = a.run.process, nil
+	if a.state == StateStopped {
+		return // it hung in the kernel and was given up
+	}
 	a.run.exit = e
 	a.run.uptime = e.At.Sub(a.run.started)
 	a.kill.stop()
@@ -591,6 +594,9 @@ func (a *App) reason(e reaper.Exit) Reason {
 
 // next does what the policy says about an end.
 func (a *App) next(p Policy, e Ended, reason Reason) {
+	if e.Exit.Unknown {
+		p.StopCodes = nil // its Code tells nothing
+	}
 	var d Decision
 	d, a.history = p.Next(e, a.history, jitter())
 	a.snap.Spinning = a.history.Spins > 0

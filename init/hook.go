@@ -50,15 +50,18 @@ func (a *App) hook(e Event) {
 		a.emit(Event{Kind: Warned, Err: fmt.Errorf("--on-exit: %w", err)})
 		return
 	}
-	a.hooks = append(a.hooks, hook{p, time.Now().Add(hookTime)})
-	a.hookTimer.set(time.Until(a.hooks[0].until))
+	a.hooks = append(a.hooks, hook{process: p, until: time.Now().Add(hookTime)})
+	a.timeHooks()
 }
 
 // hook is a command of --on-exit that runs.
 type hook struct {
 	process Process
-	until   time.Time
+	until   time.Time // zero: it hangs in the kernel, and is not waited for
+	killed  bool
 }
+
+func (h hook) awaited() bool { return !h.until.IsZero() }
 
 // hookExited tells whether the process was a hook, and forgets it.
 func (a *App) hookExited(pid int, status string, code int) bool {
@@ -66,33 +69,48 @@ func (a *App) hookExited(pid int, status string, code int) bool {
 	if i < 0 {
 		return false
 	}
+	killed := a.hooks[i].killed
 	a.hooks = slices.Delete(a.hooks, i, i+1)
-	if code != 0 {
+	a.timeHooks()
+	if code != 0 && !killed {
 		a.emit(Event{Kind: Warned, Err: fmt.Errorf("the command of --on-exit failed: %s", status)})
 	}
 	return true
 }
 
-// hookTimeElapsed: the oldest hook has had its time.
+// hooksRun tells whether there is a hook to wait for.
+func (a *App) hooksRun() bool { return slices.ContainsFunc(a.hooks, hook.awaited) }
+
+// timeHooks sets the timer to the first moment at which a hook has had its time.
+func (a *App) timeHooks() {
+	var first time.Time
+	for _, h := range a.hooks {
+		if h.awaited() && (first.IsZero() || h.until.Before(first)) {
+			first = h.until
+		}
+	}
+	if first.IsZero() {
+		a.hookTimer.stop()
+		return
+	}
+	a.hookTimer.set(max(time.Until(first), 0))
+}
+
+// hookTimeElapsed: a hook has had its time. One that not even SIGKILL ends is
+// left alone.
 func (a *App) hookTimeElapsed() {
 	now := time.Now()
 	for i := range a.hooks {
-		h := &a.hooks[i]
-		if !h.until.After(now) {
-			a.killHook(h)
+		switch h := &a.hooks[i]; {
+		case !h.awaited() || h.until.After(now):
+		case h.killed:
+			h.until = time.Time{}
+			a.emit(Event{Kind: Warned, Err: fmt.Errorf("the command of --on-exit is still there %s after SIGKILL: it hangs in the kernel", killGrace)})
+		default:
+			h.killed, h.until = true, now.Add(killGrace)
+			a.emit(Event{Kind: Warned, Err: fmt.Errorf("the command of --on-exit did not end in %s: killed", hookTime)})
+			_ = h.process.SignalGroup(syscall.SIGKILL)
 		}
 	}
-	if len(a.hooks) > 0 {
-		a.hookTimer.set(max(time.Until(a.hooks[0].until), 0))
-	}
-}
-
-// killHook ends a hook. One that not even SIGKILL ends is left alone.
-func (a *App) killHook(h *hook) {
-	a.emit(Event{Kind: Warned, Err: fmt.Errorf("the command of --on-exit did not end in %s: killed", hookTime)})
-	_ = h.process.SignalGroup(syscall.SIGKILL)
-	h.until = time.Now().Add(24 * time.Hour)
-	if a.state == StateStopped {
-		a.hooks = nil
-	}
+	a.timeHooks()
 }

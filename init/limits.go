@@ -20,7 +20,8 @@ func (a *App) limit() {
 		a.memory.set(memoryInterval)
 	}
 	if a.opts.MaxRunTime > 0 {
-		a.runTime.set(max(a.opts.MaxRunTime-time.Since(a.run.started), 0))
+		// The start of an adopted run is on the wall clock, which may be wrong.
+		a.runTime.set(max(a.opts.MaxRunTime-max(time.Since(a.run.started), 0), 0))
 	}
 	a.schedule()
 }
@@ -59,13 +60,13 @@ func (a *App) schedule() {
 	if a.opts.Schedule == nil {
 		return
 	}
-	now := time.Now()
-	if a.nextTime.IsZero() || !a.nextTime.After(now) {
-		a.nextTime = a.opts.Schedule(now)
+	now := time.Now().Round(0) // the monotonic clock knows nothing of a wall clock that is set
+	// One that was set back has brought moments before that which was waited for.
+	if next := a.opts.Schedule(now); a.nextTime.IsZero() || !a.nextTime.After(now) || next.Before(a.nextTime) {
+		a.nextTime = next
 	}
 	if !a.nextTime.IsZero() {
-		// Round: the monotonic clock knows nothing of a wall clock that is set.
-		a.scheduled.set(min(max(a.nextTime.Round(0).Sub(now.Round(0)), 0), scheduleLimit))
+		a.scheduled.set(min(a.nextTime.Sub(now), scheduleLimit))
 	}
 }
 

@@ -104,7 +104,7 @@ func (a *App) restartRequested(r restartRequest) {
 			r.done <- ErrEnding
 			return
 		}
-		a.forced = true
+		a.forced = !a.run.before // what follows --before is the first run anyway
 	case StateBackoff:
 		a.waiting = append(a.waiting, r.done)
 		a.backoff.stop()
@@ -126,8 +126,13 @@ func (a *App) replace(reason Reason, text string) {
 	a.endRun(0, a.killSignal())
 }
 
-// answer tells those who wait for a start how it went.
+// answer tells those who wait for a start how it went; what they see then is what
+// came of it.
 func (a *App) answer(err error) {
+	if len(a.waiting) == 0 {
+		return
+	}
+	a.publish()
 	for _, done := range a.waiting {
 		done <- err
 	}
@@ -152,10 +157,10 @@ func (a *App) signalAsked(r signalRequest) {
 		r.done <- errors.New("the app is not running")
 		return
 	}
-	a.sentAt[r.signal] = time.Now()
 	if !a.send(r.signal) {
 		r.done <- fmt.Errorf("the app could not be sent %s", signals.Name(r.signal))
 		return
 	}
+	a.sentAt[r.signal] = time.Now()
 	r.done <- nil
 }

@@ -45,6 +45,9 @@ func (r *Reaper) Adopt(a Adoption) (*Process, error) {
 	st, err := readStat(a.PID)
 	if err != nil || st.start != a.StartTime || st.dead() {
 		_ = unix.Close(fd)
+		if err != nil && !ended(err) {
+			return nil, fmt.Errorf("cannot tell which process %d is: %w", a.PID, err)
+		}
 		return nil, ErrGone
 	}
 	watched, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 3)
@@ -56,9 +59,8 @@ func (r *Reaper) Adopt(a Adoption) (*Process, error) {
 		reaper: r, pid: a.PID, pidfd: fd, adopted: true,
 		ownGroup: st.pgrp == a.PID, mark: runMark(a.PID), start: a.StartTime,
 	}
-	r.mu.Lock()
-	r.owned[a.PID] = p
-	r.mu.Unlock()
+	// It is not among the owned: its pid is its parent's to reap, and may be that of
+	// a process of Start before its end is known here.
 	go p.await(watched)
 	return p, nil
 }
@@ -82,7 +84,6 @@ func (p *Process) await(fd int) {
 	}
 	r := p.reaper
 	r.mu.Lock()
-	delete(r.owned, p.pid)
 	p.close()
 	r.adopted = append(r.adopted, exit)
 	r.mu.Unlock()
@@ -184,12 +185,16 @@ func (p *Process) Memory() (bytes int64, ok bool) {
 	return pages * int64(os.Getpagesize()), err == nil
 }
 
-// StartTime reads when a process began, in clock ticks since boot; a zombie has
-// ended: fs.ErrNotExist.
+// StartTime reads when a process began, in clock ticks since boot. ErrGone: it
+// has ended; a zombie has, too.
 func StartTime(pid int) (uint64, error) {
 	st, err := readStat(pid)
-	if err == nil && st.dead() {
-		err = fs.ErrNotExist
+	if err == nil && st.dead() || ended(err) {
+		err = ErrGone
 	}
 	return st.start, err
 }
+
+// ended tells whether the failure to read about a process means that it is there
+// no more; ESRCH: it went after the file was opened.
+func ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }

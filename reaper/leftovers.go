@@ -49,13 +49,13 @@ func (r *Reaper) Leftovers(p *Process) []Leftover {
 	case p.adopted && p.mark == "":
 		return nil
 	case p.adopted:
-		above = 1 // its orphans went past this process
+		above = 1 // its orphans went past this process, which is among those below
 	case !r.HasChildren():
 		return nil
 	}
 	var left []Leftover
 	for pid, st := range descendants(above) {
-		if st.dead() {
+		if st.dead() || pid == os.Getpid() {
 			continue
 		}
 		if p.ownGroup && !p.adopted && st.pgrp == p.pid || hasEnv(pid, p.mark, p.user) {

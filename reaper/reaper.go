@@ -193,7 +193,7 @@ type Process struct {
 	user     *syscall.Credential
 	adopted  bool
 	start    uint64 // of an adopted one: clock ticks since boot
-	gone     bool // guarded by reaper.mu
+	gone     bool   // guarded by reaper.mu
 }
 
 // PID is the process's pid.
