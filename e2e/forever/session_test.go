@@ -76,7 +76,7 @@ var helpers = map[string]string{
 	"running": `#!/bin/sh
 n=0
 for s in "${2:-$ROOT}"/sock/*.sock; do
-	grep -q " 00010000 .*/${s##*/}$" /proc/net/unix && n=$((n + 1))
+	test -S "$s" && grep -q " 00010000 .*/${s##*/}$" /proc/net/unix && n=$((n + 1))
 done
 test $n = "$1"
 `,
