@@ -37,13 +37,6 @@ func newHost(t testing.TB) *host {
 	if os.Geteuid() != 0 {
 		p = unprivileged
 	}
-	return newHostAt(t, p, nil)
-}
-
-// newHostAt boots a host at a place that is PID 1. before are the arguments of a
-// command that becomes what follows it; its init runs below.
-func newHostAt(t testing.TB, p place, before []string) *host {
-	t.Helper()
 	p.need(t)
 	top, err := os.MkdirTemp(binaries, "host-")
 	if err != nil {
@@ -66,7 +59,7 @@ func newHostAt(t testing.TB, p place, before []string) *host {
 		return strings.HasPrefix(v, "EVERMORE_") || strings.HasPrefix(v, "FOREVER_") || strings.HasPrefix(v, "HOME=") || strings.HasPrefix(v, "XDG_")
 	}), "HOME="+home, "EVERMORE_ROOT="+h.root)
 	// A shell that waits reaps whatever becomes its child.
-	h.init = launch(t, p, h.dir, filepath.Join(top, "init"), h.env, append(slices.Clone(before), "sh", "-c", "sleep 1000000 & wait")...)
+	h.init = launch(t, p, h.dir, filepath.Join(top, "init"), h.env, "sh", "-c", "sleep 1000000 & wait")
 	eventually(t, "the init runs", func() bool { return h.command("true").Run() == nil })
 	return h
 }
@@ -96,14 +89,9 @@ func (h *host) run(argv ...string) answer {
 // runWith is run with further variables.
 func (h *host) runWith(env []string, argv ...string) answer {
 	h.t.Helper()
-	return h.finish(argv, h.init.enter, append(slices.Clip(h.env), env...))
-}
-
-func (h *host) finish(argv []string, enter func(context.Context, string, []string, ...string) *exec.Cmd, env []string) answer {
-	h.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	cmd := enter(ctx, h.dir, env, argv...)
+	cmd := h.init.enter(ctx, h.dir, append(slices.Clip(h.env), env...), argv...)
 	a := answer{argv: argv}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr

@@ -1,0 +1,2 @@
+echo "WHO=$WHO ENVFILE=$ENVFILE args=$*" >> "$OUT"
+exec sleep 100000
