@@ -26,7 +26,7 @@ type notifier struct {
 	gen    int // of the last rescan
 
 	full   bool // the limit of watches was told
-	stale  bool // the ignore rules or what is behind symlinks may differ
+	stale  bool // a rescan waits for settle: rules differ, or a symlink has to take over
 	settle *time.Timer
 }
 
@@ -224,12 +224,8 @@ func (n *notifier) enter(r *root, path string, parent *folder) (*folder, error) 
 		f = nil
 	}
 	if owner := n.owners[id]; owner != nil && owner != f {
-		if owner.gen == n.gen {
-			owner.aliased = true
-			return nil, nil
-		}
-		// The rescan has not come by there, and may not: it was perhaps moved here.
-		n.forget(owner)
+		owner.aliased = true
+		return nil, nil
 	}
 	// Also where there is a watch: it may be one of an earlier folder that had
 	// the same inode.
@@ -274,27 +270,26 @@ func (n *notifier) forget(f *folder) {
 	}
 	n.release(f.path)
 	if f.aliased {
-		n.settleStale()
+		n.stale = true
+		n.settle.Reset(quiet)
 	}
 }
 
-// rescan makes the watches fit what is there and what is to be ignored.
+// rescan makes the watches fit what is there and what is to be ignored. A folder
+// may have to wait until the watch by its former path has gone.
 func (n *notifier) rescan() {
-	n.stale = false
-	n.gen++
-	for _, r := range n.roots {
-		n.open(r)
-	}
-	for _, f := range n.folders {
-		if f.gen != n.gen && n.ctx.Err() == nil {
-			n.forget(f)
+	for n.stale = true; n.stale && n.ctx.Err() == nil; {
+		n.stale = false
+		n.gen++
+		for _, r := range n.roots {
+			n.open(r)
+		}
+		for _, f := range n.folders {
+			if f.gen != n.gen {
+				n.forget(f)
+			}
 		}
 	}
-}
-
-func (n *notifier) settleStale() {
-	n.stale = true
-	n.settle.Reset(quiet)
 }
 
 // settled does what waits until a burst of events is over.
@@ -356,11 +351,13 @@ func (n *notifier) handle(e fsnotify.Event) {
 		return
 	}
 	r := parent.root
-	switch base := filepath.Base(path); {
-	case base == dataLink, base == ignoreFile && parent.path == r.path:
-		n.settleStale()
-	case gone && parent.path == r.path:
-		n.settle.Reset(quiet)
+	if parent.path == r.path {
+		if filepath.Base(path) == ignoreFile {
+			n.stale = true
+		}
+		if n.stale || gone {
+			n.settle.Reset(quiet)
+		}
 	}
 	folder := gone
 	if e.Has(fsnotify.Create) {

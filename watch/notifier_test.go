@@ -60,18 +60,43 @@ func TestMovedFolder(t *testing.T) {
 	w.expect(filepath.Join(from, "c.js"))
 }
 
-// fsnotify reports some errors while it holds its lock: whoever waits for the
-// lock must not be who takes the errors.
+// stalled watches dir and is held up until goOn is called.
+func stalled(t *testing.T, dir string) (w *watched, goOn func()) {
+	t.Helper()
+	second := t.TempDir()
+	w = &watched{t: t, changes: make(chan Change, 100)}
+	stuck, proceed := make(chan struct{}), make(chan struct{})
+	var err error
+	w.w, err = New(Options{Dirs: []string{dir, second}}, func(c Change) { w.changes <- c }, func(error) {
+		close(stuck)
+		<-proceed
+	})
+	must(t, err)
+	t.Cleanup(w.w.Close)
+	w.ready()
+	// It warns when it has looked at dir once more, and has still to look at second.
+	must(t, os.WriteFile(filepath.Join(second, ignoreFile), []byte("[a"), 0o600))
+	<-stuck
+	return w, func() { close(proceed) }
+}
+
+// fsnotify reports a watch that it cannot remove while it holds its lock: whoever
+// waits for the lock must not be who takes the errors.
 func TestMovedAndRemovedAtOnce(t *testing.T) {
 	t.Parallel()
 	dir, out := t.TempDir(), t.TempDir()
-	w := watch(t, Options{Dirs: []string{dir}})
-	for i := range 200 {
+	for i := range 100 {
+		for j := range 10 {
+			mkdir(t, filepath.Join(dir, strconv.Itoa(i), strconv.Itoa(j)))
+		}
+	}
+	w, goOn := stalled(t, dir)
+	for i := range 100 {
 		name := strconv.Itoa(i)
-		mkdir(t, filepath.Join(dir, name, "sub"))
 		must(t, os.Rename(filepath.Join(dir, name), filepath.Join(out, name)))
 		must(t, os.RemoveAll(filepath.Join(out, name)))
 	}
+	goOn()
 	w.eventually(filepath.Join(dir, "last"))
 }
 
@@ -123,20 +148,9 @@ func TestOverflow(t *testing.T) {
 	}
 
 	dir := t.TempDir()
-	changes := make(chan Change, 100)
-	stuck, goOn := make(chan struct{}), make(chan struct{})
-	w, err := New(Options{Dirs: []string{dir}}, func(c Change) { changes <- c }, func(error) {
-		close(stuck)
-		<-goOn
-	})
-	must(t, err)
-	defer w.Close()
-	<-w.Ready()
-
-	// While the watcher is busy the queue gets more than it holds. Two names in
-	// turn: the kernel merges an event with an equal one before it.
-	must(t, os.WriteFile(filepath.Join(dir, ignoreFile), []byte("[a"), 0o600))
-	<-stuck
+	mkdir(t, filepath.Join(dir, "from/sub"))
+	w, goOn := stalled(t, dir)
+	// Two names in turn: the kernel merges an event with an equal one before it.
 	var files [2]*os.File
 	for i := range files {
 		files[i], err = os.Create(filepath.Join(dir, fmt.Sprint("file", i)))
@@ -147,12 +161,34 @@ func TestOverflow(t *testing.T) {
 		_, err := files[i%2].WriteString("x")
 		must(t, err)
 	}
-	file := filepath.Join(dir, "new/app.js")
-	write(t, file)
-	close(goOn)
-	got := &watched{t: t, w: w, changes: changes}
-	got.next()
-	got.eventually(file)
+	write(t, filepath.Join(dir, "new/app.js"))
+	must(t, os.Rename(filepath.Join(dir, "from"), filepath.Join(dir, "to")))
+	goOn()
+	w.next()
+	w.eventually(filepath.Join(dir, "after"))
+	w.rest()
+	for _, file := range []string{"new/app.js", "to/app.js", "to/sub/app.js"} {
+		write(t, filepath.Join(dir, file))
+		w.expect(filepath.Join(dir, file))
+	}
+}
+
+// The folder in which a missing one may appear is watched for that, even where
+// its own changes are ignored.
+func TestMissingRootInAnIgnoredFolder(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	root := filepath.Join(dir, "x/app")
+	mkdir(t, filepath.Dir(root))
+	w := watch(t, Options{Dirs: []string{dir, root}})
+	w.warning(root)
+	must(t, os.WriteFile(filepath.Join(dir, ignoreFile), []byte("x"), 0o600))
+	w.rest()
+	write(t, filepath.Join(dir, "x/ignored"))
+	mkdir(t, root)
+	w.expect(root)
+	write(t, filepath.Join(root, "app.js"))
+	w.expect(filepath.Join(root, "app.js"))
 }
 
 func TestOutOfWatches(t *testing.T) {
