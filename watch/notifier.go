@@ -128,8 +128,8 @@ func (n *notifier) open(r *root) {
 	}
 }
 
-// anchor watches the folder dir for the sake of what leads to r. No other changes in it
-// count.
+// anchor watches the folder dir for the sake of what leads to r; nothing else in
+// it counts. An empty dir ends that.
 func (n *notifier) anchor(r *root, dir string) {
 	before := r.anchor
 	r.anchor = dir
@@ -206,8 +206,8 @@ func (n *notifier) walk(r *root, path string, parent *folder, tell bool) error {
 	return nil
 }
 
-// enter watches one folder. It returns nil where that could not be or where the
-// folder is watched by another path.
+// enter watches one folder. It returns no folder where that could not be, and
+// neither a folder nor an error where it is watched by another path.
 func (n *notifier) enter(r *root, path string, parent *folder) (*folder, error) {
 	fi, err := os.Stat(path)
 	if err == nil && !fi.IsDir() {
@@ -310,7 +310,8 @@ func (n *notifier) settled() {
 	}
 }
 
-// reopen follows a change of the root itself or of a folder on the way to it.
+// reopen follows a change of the root itself or of a folder on the way to it; gone
+// says that what was there is there no more.
 func (n *notifier) reopen(r *root, gone bool) {
 	f := n.folders[r.path]
 	if f != nil && gone {

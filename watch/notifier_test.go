@@ -84,14 +84,14 @@ func stalled(t *testing.T, dir string) (w *watched, goOn func()) {
 // waits for the lock must not be who takes the errors.
 func TestMovedAndRemovedAtOnce(t *testing.T) {
 	t.Parallel()
-	dir, out := t.TempDir(), t.TempDir()
-	for i := range 100 {
-		for j := range 10 {
+	dir, out := inMemory(t), inMemory(t)
+	for i := range 50 {
+		for j := range 5 {
 			mkdir(t, filepath.Join(dir, strconv.Itoa(i), strconv.Itoa(j)))
 		}
 	}
 	w, goOn := stalled(t, dir)
-	for i := range 100 {
+	for i := range 50 {
 		name := strconv.Itoa(i)
 		must(t, os.Rename(filepath.Join(dir, name), filepath.Join(out, name)))
 		must(t, os.RemoveAll(filepath.Join(out, name)))
