@@ -91,8 +91,12 @@ func TestDifferences(t *testing.T) {
 }
 
 // TestRecordings runs every session with the forevers of npm: they say what is
-// recorded of them.
+// recorded of them. Each call of theirs takes half a second of a processor:
+// go test -short leaves this out.
 func TestRecordings(t *testing.T) {
+	if testing.Short() {
+		t.Skip("the forevers of npm are slow")
+	}
 	needNamespaces(t)
 	dir := installed(t)
 	for _, version := range versions {
