@@ -123,6 +123,98 @@ func TestSession(t *testing.T) {
 	}
 }
 
+// A host runs commands one after the other; what they leave behind is found, and
+// ends with it.
+func TestHost(t *testing.T) {
+	if _, err := exec.LookPath("cc"); err != nil {
+		skip(t, "no C compiler: apt-get install gcc libc6-dev")
+	}
+	l, err := newLab("no-evermore", "no-modules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	shell := peer{
+		name: "shell", client: "echo",
+		daemon: func(_ peer, j job) ([]string, error) {
+			return append([]string{"sh", "-c", `"$@" & exit`, "sh", "setsid"}, j.command...), nil
+		},
+	}
+	h, err := l.host(shell, "child")
+	if errors.Is(err, syscall.EPERM) {
+		skip(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.end()
+	got, err := h.daemon(began)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := got[returned]; r.Since == 0 || r.At <= r.Since || got[began].At <= r.Since {
+		t.Errorf("the times are not in order: %+v", got)
+	}
+	child, err := h.child(t.Context())
+	if err != nil || child == 0 {
+		t.Fatalf("the daemon's child is %d, %v", child, err)
+	}
+
+	if _, err := h.command("sh", "-c", "exit 3"); err == nil || !strings.Contains(err.Error(), "code 3") {
+		t.Errorf("a command that fails: %v", err)
+	}
+	if _, err := h.command("sh", "-c", "kill -9 $$"); err == nil || !strings.Contains(err.Error(), "code 137") {
+		t.Errorf("a command that is killed: %v", err)
+	}
+	if _, err := h.command("sh", "-c", `[ "$0" = "a b" ] && echo "listed-1 /listed-1.log listed-22 "`, "a b"); err != nil {
+		t.Errorf("a command with a space in an argument: %v", err)
+	}
+	if _, rows, err := h.list(); err != nil || rows != 0 {
+		t.Errorf("a list gives what was printed before: %d rows, %v", rows, err)
+	}
+
+	h.end()
+	if err := syscall.Kill(child, 0); !errors.Is(err, syscall.ESRCH) {
+		t.Errorf("the daemon's child outlives its host: %v", err)
+	}
+}
+
+// A row is counted once, whatever else bears its name.
+func TestListedName(t *testing.T) {
+	table := "data:  uid       logfile\ndata:  listed-1  /listed-1.log 0:0\ndata:  listed-22 /listed-22.log 0:0\n"
+	if got := listedName.FindAllString(table, -1); len(got) != 2 {
+		t.Errorf("rows %q, want 2", got)
+	}
+}
+
+// What every peer is told to start a daemon.
+func TestDaemonCommands(t *testing.T) {
+	j := job{dir: t.TempDir(), command: []string{"/child", "/report"}, name: "bench"}
+	p := peer{program: "/bin/forever", client: "/bin/pm2"}
+	argv, err := started(p, j)
+	if want := "/bin/forever start --uid bench -c /child /report"; err != nil || strings.Join(argv, " ") != want {
+		t.Errorf("got %q, %v; want %q", argv, err, want)
+	}
+	j.log, j.file, j.err = "/log", "/out", "/err"
+	argv, err = started(p, j)
+	if want := "/bin/forever start --uid bench -l /log -o /out -e /err -c /child /report"; err != nil || strings.Join(argv, " ") != want {
+		t.Errorf("got %q, %v; want %q", argv, err, want)
+	}
+	argv, err = pm2Started(p, j)
+	if err != nil || len(argv) != 3 || argv[0] != "/bin/pm2" {
+		t.Fatalf("got %q, %v", argv, err)
+	}
+	text, err := os.ReadFile(argv[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`"name":"bench"`, `"out_file":"/out"`, `"error_file":"/err"`, `"log_file":"/log"`} {
+		if !strings.Contains(string(text), part) {
+			t.Errorf("%s has no %s", text, part)
+		}
+	}
+}
+
 // A session whose child never comes says so, with what the supervisor said.
 func TestSessionNamesTheReason(t *testing.T) {
 	s := &session{job: job{dir: t.TempDir()}}

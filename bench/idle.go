@@ -29,7 +29,7 @@ func measureIdle(l *lab) {
 			var left []*session
 			for _, s := range sessions {
 				if err := part(s); err != nil {
-					l.failures = append(l.failures, fmt.Sprintf("%s: idle: %v", s.peer.name, err))
+					l.fail("idle", s.peer, err)
 					s.end()
 					continue
 				}
@@ -47,7 +47,7 @@ func measureIdle(l *lab) {
 			}
 			s, err := l.start(p, how, "child")
 			if err != nil {
-				l.failures = append(l.failures, fmt.Sprintf("%s: idle: %v", p.name, err))
+				l.fail("idle", p, err)
 				continue
 			}
 			sessions = append(sessions, s)

@@ -27,6 +27,7 @@ type lab struct {
 
 	samples  map[string]map[string]series // by metric and peer
 	failures []string
+	notes    []string // what else the table needs to be read
 }
 
 func newLab(evermore, npm string) (*lab, error) {
@@ -53,7 +54,7 @@ func (l *lab) prepare() error {
 	if err := os.CopyFS(l.dir, sources); err != nil {
 		return fmt.Errorf("cannot unpack the measured programs: %w", err)
 	}
-	for _, name := range []string{"launch", "child", "raw", "sender", "orphans", "writer"} {
+	for _, name := range []string{"launch", "child", "raw", "sender", "orphans", "writer", "host", "lines"} {
 		if err := l.compile(name); err != nil {
 			return err
 		}
@@ -130,27 +131,42 @@ func (l *lab) newSession(p peer, name string, args ...string) (*session, error) 
 func (s *session) reportPath() string { return filepath.Join(s.job.dir, "report") }
 func (s *session) stderrPath() string { return filepath.Join(s.job.dir, "stderr") }
 
-// run starts the supervisor as PID 1, with a home of its own.
+// run starts the supervisor as PID 1.
 func (s *session) run(as how) error {
 	argv, err := as(s.peer, s.job)
 	if err != nil {
 		return err
 	}
+	if s.job.file == "" || s.peer.name != "raw" {
+		return s.launched(argv, nil, nil)
+	}
+	file, err := os.OpenFile(s.job.file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return s.launched(argv, nil, file)
+}
+
+// launched starts a program as PID 1, with a home of its own; a file that is nil
+// is /dev/null.
+func (s *session) launched(argv []string, stdin, stdout *os.File) error {
 	c := exec.Command(s.lab.program("launch"), argv...)
-	c.Env = append(os.Environ(), "HOME="+s.job.dir, "PM2_HOME="+s.job.dir, "NO_COLOR=1")
+	c.Env = append(os.Environ(), "NO_COLOR=1")
+	for _, home := range []string{"HOME", "PM2_HOME", "FOREVER_ROOT", "EVERMORE_ROOT"} {
+		c.Env = append(c.Env, home+"="+s.job.dir)
+	}
 	stderr, err := os.Create(s.stderrPath())
 	if err != nil {
 		return err
 	}
 	defer stderr.Close()
 	c.Stderr = stderr
-	if s.job.file != "" && s.peer.name == "raw" {
-		file, err := os.OpenFile(s.job.file, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-		if err != nil {
-			return err
-		}
-		defer file.Close()
-		c.Stdout = file
+	if stdin != nil {
+		c.Stdin = stdin
+	}
+	if stdout != nil {
+		c.Stdout = stdout
 	}
 	c.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:     true,
@@ -270,10 +286,15 @@ func (l *lab) rounds(metric string, n int, can func(peer) bool, part func(p peer
 			}
 			if err := part(p, round > 0); err != nil {
 				failed[p.name] = true
-				l.failures = append(l.failures, fmt.Sprintf("%s: %s: %v", p.name, metric, err))
+				l.fail(metric, p, err)
 			}
 		}
 	}
+}
+
+// fail records why a peer could not be measured.
+func (l *lab) fail(metric string, p peer, err error) {
+	l.failures = append(l.failures, fmt.Sprintf("%s: %s: %v", p.name, metric, err))
 }
 
 // slowEvery says in which rounds the slow peers take part.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -16,6 +17,9 @@ type job struct {
 	dir     string   // a folder of the supervisor's own
 	http    string   // where it serves HTTP, if it does
 	file    string   // where the child's stdout goes; empty: nowhere in particular
+	err     string   // where its stderr goes
+	log     string   // where both go
+	name    string   // of the daemon
 }
 
 // A peer is one supervisor, a column of the table. A function that is nil says
@@ -30,6 +34,9 @@ type peer struct {
 	served  func(peer, job) ([]string, error) // the same, with an address for metrics
 	again   func(peer, job) ([]string, error) // starts it again at once after every end
 	collect func(peer, job) ([]string, error) // has its stdout written to the job's file
+	daemon  func(peer, job) ([]string, error) // has a daemon keep the job's command, and its output in the job's files
+	client  string                            // the program that knows of daemons
+	ahead   string                            // the action that starts what all of them share; empty: they share nothing
 
 	forwards bool // passes SIGUSR1 on to its child
 	reaps    bool // reaps processes that it did not start
@@ -54,11 +61,11 @@ func findPeers(programs, evermore, npm string) []peer {
 		{name: "tini", once: dashes, forwards: true, reaps: true, native: true},
 		{name: "dumb-init", once: dashes, forwards: true, reaps: true, native: true},
 		{name: "catatonit", once: dashes, forwards: true, reaps: true, native: true},
-		{name: "forever", once: foreverOnce, again: foreverAgain, collect: foreverCollect, slow: true},
-		{name: "pm2-runtime", once: pm2, again: pm2, collect: pm2, slow: true},
+		{name: "forever", once: foreverOnce, again: foreverAgain, collect: foreverCollect, daemon: started, slow: true},
+		{name: "pm2-runtime", once: pm2, again: pm2, collect: pm2, daemon: pm2Started, ahead: "ping", slow: true},
 		{
 			name: "evermore",
-			once: dashes, served: evermoreServed, again: evermoreAgain, collect: evermoreCollect,
+			once: dashes, served: evermoreServed, again: evermoreAgain, collect: evermoreCollect, daemon: started,
 			forwards: true, reaps: true, native: true,
 		},
 	}
@@ -67,11 +74,14 @@ func findPeers(programs, evermore, npm string) []peer {
 		case "raw":
 		case "forever":
 			p.fromNPM(npm, "forever")
+			p.client = p.program
 		case "pm2-runtime":
 			p.fromNPM(npm, "pm2")
+			p.client = filepath.Join(filepath.Dir(p.program), "pm2")
 		case "evermore":
 			p.program, p.missing = evermore, "make build"
 			p.askVersion()
+			p.client = p.program
 		default:
 			p.program, p.missing = p.name, "apt-get install "+p.name
 			p.askVersion()
@@ -140,11 +150,25 @@ func foreverCollect(p peer, j job) ([]string, error) {
 	return forever(p, j, "-s", "-o", j.file), nil
 }
 
+// started speaks the words of forever, which evermore has, too.
+func started(p peer, j job) ([]string, error) {
+	options := []string{"start", "--uid", j.name}
+	if j.log != "" {
+		options = append(options, "-l", j.log, "-o", j.file, "-e", j.err)
+	}
+	return forever(p, j, options...), nil
+}
+
+func pm2Started(p peer, j job) ([]string, error) {
+	p.program = p.client
+	return pm2(p, j)
+}
+
 // pm2 writes an ecosystem file, the only way to give pm2-runtime a command whose
 // arguments are its own.
 func pm2(p peer, j job) ([]string, error) {
 	app := map[string]any{
-		"name":         "bench",
+		"name":         cmp.Or(j.name, "bench"),
 		"script":       j.command[0],
 		"args":         j.command[1:],
 		"interpreter":  "none",
@@ -152,6 +176,9 @@ func pm2(p peer, j job) ([]string, error) {
 	}
 	if j.file != "" {
 		app["out_file"] = j.file
+	}
+	if j.log != "" {
+		app["error_file"], app["log_file"] = j.err, j.log
 	}
 	text, err := json.Marshal(map[string]any{"apps": []any{app}})
 	if err != nil {

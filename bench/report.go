@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"syscall"
 	"time"
 )
@@ -17,9 +18,13 @@ const (
 	handled
 	reaped
 	writes
+	returned
+	failed // At is the exit code
 )
 
-var kinds = [...]string{"", "its first instruction", "its end", "a signal", "the last orphan", "its first write"}
+var kinds = [...]string{
+	"", "its first instruction", "its end", "a signal", "the last orphan", "its first write", "the end of the command",
+}
 
 // A record is what a measured program reports; At and Since are nanoseconds of
 // CLOCK_MONOTONIC.
@@ -42,24 +47,38 @@ func (r *report) close() { r.from.Close() }
 
 // next waits for the next record of a kind and drops those of others.
 func (r *report) next(kind int64, within time.Duration) (record, error) {
+	got, err := r.each(within, kind)
+	return got[kind], err
+}
+
+// each waits until there is a record of each of these kinds, in whatever order
+// they come, and drops those of others. A command that failed is an error.
+func (r *report) each(within time.Duration, of ...int64) (map[int64]record, error) {
 	if err := r.from.SetReadDeadline(time.Now().Add(within)); err != nil {
-		return record{}, err
+		return nil, err
 	}
+	got := make(map[int64]record)
+	missing := slices.Clone(of)
 	var bytes [24]byte
-	for {
+	for len(missing) > 0 {
 		if _, err := io.ReadFull(r.from, bytes[:]); err != nil {
 			if errors.Is(err, os.ErrDeadlineExceeded) {
-				return record{}, fmt.Errorf("the child did not report %s within %v", kinds[kind], within)
+				return nil, fmt.Errorf("the child did not report %s within %v", kinds[missing[0]], within)
 			}
-			return record{}, err
+			return nil, err
 		}
-		got := record{
+		one := record{
 			Kind:  int64(binary.NativeEndian.Uint64(bytes[0:])),
 			At:    int64(binary.NativeEndian.Uint64(bytes[8:])),
 			Since: int64(binary.NativeEndian.Uint64(bytes[16:])),
 		}
-		if got.Kind == kind {
-			return got, nil
+		if one.Kind == failed {
+			return nil, fmt.Errorf("the command ended with code %d", one.At)
+		}
+		if i := slices.Index(missing, one.Kind); i >= 0 {
+			got[one.Kind] = one
+			missing = slices.Delete(missing, i, i+1)
 		}
 	}
+	return got, nil
 }

@@ -1,9 +1,6 @@
 package main
 
-import (
-	"fmt"
-	"os"
-)
+import "os"
 
 // measureSize: the bytes of the binary, in MB of a million.
 func measureSize(l *lab) {
@@ -13,7 +10,7 @@ func measureSize(l *lab) {
 		}
 		is, err := os.Stat(p.program)
 		if err != nil {
-			l.failures = append(l.failures, fmt.Sprintf("%s: size: %v", p.name, err))
+			l.fail("size", p, err)
 			continue
 		}
 		l.keep("size", p, float64(is.Size())/1e6)

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -24,7 +25,7 @@ type measurement struct {
 type row struct {
 	title   string
 	metrics []string
-	goals   []goal // one for each metric
+	goals   []goal // of the first metrics
 }
 
 // A goal is what evermore's median is to reach: at most (or at least) a number,
@@ -56,6 +57,20 @@ var measurements = []measurement{
 	}},
 	{name: "output", run: measureOutput, rows: []row{
 		{"child's output into one file, MB/s", []string{"output"}, []goal{{number: 0.95, of: "raw", atLeast: true}}},
+	}},
+	{name: "daemon", run: measureDaemonStart, rows: []row{
+		{"`start` of a daemon until it returns, ms", []string{"daemon start"}, []goal{{number: 0.1, of: "forever"}}},
+		{"the same until the app's first instruction, ms", []string{"daemon up"}, []goal{{number: 0.1, of: "forever"}}},
+	}},
+	{name: "list", run: measureList, rows: []row{
+		{"`list` of 50 daemons, ms", []string{"list"}, []goal{{number: 0.1, of: "forever"}}},
+	}},
+	{name: "memory", run: measureDaemonMemory, rows: []row{
+		{"one daemon's RSS / PSS / USS, MiB", []string{"daemon RSS", "daemon PSS", "daemon USS"}, []goal{{number: 8}}},
+		{"the same 1 s after 10 `list`", []string{"listed RSS", "listed PSS", "listed USS"}, []goal{{number: 8}}},
+	}},
+	{name: "lines", run: measureLines, rows: []row{
+		{"lines into a daemon's -l and -o or -e, thousands/s", []string{"lines"}, []goal{{number: 1, of: "forever", atLeast: true}}},
 	}},
 	{name: "size", run: measureSize, rows: []row{
 		{"stripped binary, MB", []string{"size"}, []goal{{number: 11}}},
@@ -111,7 +126,7 @@ func (l *lab) write(w io.Writer, done []measurement) {
 			fmt.Fprintf(w, " %s | %s |\n", text, met)
 		}
 	}
-	var notes []string
+	notes := slices.Clone(l.notes)
 	for _, p := range l.peers {
 		if p.program == "" {
 			notes = append(notes, fmt.Sprintf("%s is missing: %s", p.name, p.missing))
