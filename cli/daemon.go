@@ -93,6 +93,7 @@ func launch(r control.Recipe, logFile string, adopt *control.Child) (outcome, er
 	if adopt != nil {
 		cmd.Env = append(cmd.Env, fmt.Sprintf("%s=%d:%d:%d", adoptVariable, adopt.PID, adopt.StartTime, adopt.StartedAt.UnixMilli()))
 	}
+	inheritNothing()
 	err = cmd.Start()
 	write.Close()
 	if err != nil {
@@ -111,6 +112,17 @@ func launch(r control.Recipe, logFile string, adopt *control.Child) (outcome, er
 	}
 	_ = cmd.Process.Release()
 	return o, nil
+}
+
+// inheritNothing keeps from a daemon what the starter's shell has open: a lock that
+// flock(1) took would be held for as long as the daemon lives.
+func inheritNothing() {
+	entries, _ := os.ReadDir("/proc/self/fd")
+	for _, e := range entries {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
 }
 
 // adoption reads which process the daemon takes over; nil: none.

@@ -181,8 +181,11 @@ func (s *settings) stop(a *app) error {
 	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime())
 	defer cancel()
 	if _, err := a.Record.Stop(ctx, q); err != nil {
-		if a.Alive() {
+		switch {
+		case a.Alive():
 			return fmt.Errorf("supervisor %d: %w", a.PID, err)
+		case a.Review() && a.Status == control.Unsupervised:
+			return s.stop(a) // it was killed while it was asked
 		}
 		a.Forget() // it ended while it was asked
 	}
