@@ -164,7 +164,7 @@ func TestLogRotation(t *testing.T) {
 			continue
 		}
 		for _, path := range append(slices.Clone(old), h.path(c+".txt")) {
-			if info, err := os.Stat(path); err != nil || info.Size() > 80<<10 {
+			if info, err := os.Stat(path); err != nil || info.Size() > 150<<10 {
 				t.Errorf("%s: %v, %v", path, info.Size(), err)
 			}
 		}

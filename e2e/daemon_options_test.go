@@ -265,14 +265,13 @@ func TestStartup(t *testing.T) {
 		if len(units) != 2 {
 			t.Fatalf("%q says:\n%s", argv, out)
 		}
-		dir := t.TempDir()
 		for i, at := range units {
 			end := len(out)
 			if i+1 < len(units) {
 				end = units[i+1][0]
 			}
-			path := filepath.Join(dir, out[at[4]:at[5]])
-			if err := os.WriteFile(path, []byte(out[at[1]:end]), 0o644); err != nil {
+			path := h.file(out[at[4]:at[5]], out[at[1]:end])
+			if err := os.Chmod(path, 0o644); err != nil {
 				t.Fatal(err)
 			}
 			if r := h.run(append(slices.Clone(verify), path)...); r.code != 0 || r.out+r.err != "" {

@@ -403,7 +403,7 @@ func TestDaemonStartFails(t *testing.T) {
 	start := func(args ...string) []string { return append([]string{"evermore", "start"}, args...) }
 
 	h.refuses(255, `Cannot start evermore\nerror:   script .*/missing\.js does not exist\.`, start("missing.js")...)
-	h.refuses(127, `.*no\.such\.command.*`, start("-c", "no.such.command", "a.sh")...)
+	h.refuses(127, `.*no\.such\.command.*`, start("-c", "./no.such.command", "a.sh")...)
 	h.refuses(126, `.*noexec.*permission denied.*`, start("-c", "./noexec", "a.sh")...)
 	for _, o := range []string{"-l", "-o", "-e"} {
 		h.refuses(1, `cannot open log file ".*/folder": is a directory`, start("-a", o, h.path("folder"), "-c", "sh", "a.sh")...)
@@ -421,7 +421,7 @@ func TestDaemonStartFails(t *testing.T) {
 	h.refuses(2, `--watch-ignore: .*`, start("-w", "--watch-ignore", "[", "-c", "sh", "a.sh")...)
 	h.refuses(1, `cannot read the variables of .*nowhere: no such file or directory`, start("--env-file", "nowhere", "-c", "sh", "a.sh")...)
 	h.refuses(3, `the command of --before failed: .*3`, start("--before", "sh -c 'exit 3'", "-c", "sh", "a.sh")...)
-	h.refuses(127, `.*no\.such\.command.*`, start("--before", "no.such.command", "-c", "sh", "a.sh")...)
+	h.refuses(127, `.*no\.such\.command.*`, start("--before", "./no.such.command", "-c", "sh", "a.sh")...)
 	if exists(h.path("spawned")) {
 		t.Error("an app was started")
 	}
