@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 func TestRestartsInGoodOrder(t *testing.T) {
@@ -248,11 +251,15 @@ func TestStartup(t *testing.T) {
 	needs(t, "systemd-analyze")
 	h := newHost(t)
 	odd := []string{"a b", `quo"te`, "it's", "$HOME ${x} %n %%", `back\slash`, "tab\there", "new\nline", "ключ", "", ";", "-x"}
-	h.file("odd.sh", sleeper)
+	h.file("odd.sh", `printf '%s\0' "$@" "$ODD" > odd.args; exec sleep 100000`+"\n")
 	argv := append([]string{"evermore", "start", "--uid", "odd", "--kill-timeout", "5s", "-c", "sh", "odd.sh"}, odd...)
-	if r := h.runWith([]string{"ODD=$x %i \"q\" 'p' \\ ;\n next", "SECRET=s"}, argv...); r.code != 0 {
+	variable := "$x %i \"q\" 'p' \\ ;\n next"
+	if r := h.runWith([]string{"ODD=" + variable, "SECRET=s"}, argv...); r.code != 0 {
 		t.Fatal(r)
 	}
+	want := strings.Join(append(slices.Clone(odd), variable), "\x00") + "\x00"
+	eventually(t, "the app has its arguments", func() bool { return h.text("odd.args") == want })
+	unit := ""
 	h.start("plain", sleeper)
 	for _, user := range []bool{false, true} {
 		argv := []string{"evermore", "startup"}
@@ -278,16 +285,79 @@ func TestStartup(t *testing.T) {
 				t.Errorf("%v\n%s", r, out[at[1]:end])
 			}
 		}
-		for _, want := range []string{"Type=notify\n", "Restart=on-failure\n", "NoNewPrivileges=yes\n"} {
-			if !strings.Contains(out, want) {
-				t.Errorf("%q lacks %q:\n%s", argv, want, out)
+		for _, line := range []string{"Type=notify\n", "Restart=on-failure\n", "NoNewPrivileges=yes\n"} {
+			if !strings.Contains(out, line) {
+				t.Errorf("%q lacks %q:\n%s", argv, line, out)
 			}
 		}
+		unit = out[units[0][1]:units[1][0]]
 	}
 	if out := h.ok("evermore", "startup", "plain"); strings.Count(out, "[Unit]") != 1 {
 		t.Errorf("startup plain:\n%s", out)
 	}
 	h.fails(1, "cannot find process with id: nobody", "evermore", "startup", "nobody")
+	h.ok("evermore", "startup", "--user", "--write")
+	for _, name := range []string{"evermore-odd.service", "evermore-plain.service"} {
+		path := filepath.Join(h.root, "../home/.config/systemd/user", name)
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("%s: %v, %v: it holds the environment", path, info, err)
+		}
+	}
 	h.ok("evermore", "stopall")
-	h.fails(1, "No evermore processes running|no evermore processes running", "evermore", "startup")
+	h.fails(1, "no evermore processes running", "evermore", "startup")
+
+	// The unit makes of it what runs: as a systemd would do it.
+	if err := os.Remove(h.path("odd.args")); err != nil {
+		t.Fatal(err)
+	}
+	notify := h.path("notify")
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: notify})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	if err := errors.Join(os.Chmod(notify, 0o777), socket.SetReadDeadline(time.Now().Add(patience))); err != nil {
+		t.Fatal(err)
+	}
+	service := []string{"env", "-i", "NOTIFY_SOCKET=" + notify}
+	var command []string
+	for line := range strings.Lines(unit) {
+		switch key, value, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "="); key {
+		case "Environment":
+			service = append(service, systemdWords(t, value, false)...)
+		case "ExecStart":
+			command = systemdWords(t, value, true)
+		}
+	}
+	h.follow("unit.txt", append(service, command...)...)
+	state := make([]byte, 100)
+	n, err := socket.Read(state)
+	if err != nil || string(state[:n]) != "READY=1" {
+		t.Errorf("it notifies %q, %v; its output: %s", state[:n], err, h.log("odd"))
+	}
+	eventually(t, "the app has its arguments", func() bool { return h.text("odd.args") == want })
+	if r := h.app("odd"); r.Status != "running" {
+		t.Errorf("%+v", r)
+	}
+	h.ok("evermore", "stop", "odd")
+	h.isEmpty()
+}
+
+// systemdWords reads quoted words as systemd.syntax(7) and, in a command,
+// systemd.service(5) say.
+func systemdWords(t *testing.T, text string, command bool) []string {
+	t.Helper()
+	var words []string
+	for _, m := range regexp.MustCompile(`"((?:[^"\\]|\\.)*)"( |$)`).FindAllStringSubmatch(text, -1) {
+		word, err := strconv.Unquote(`"` + m[1] + `"`) // \n, \t, \xff, \" and \\ are the same in Go
+		if err != nil {
+			t.Fatalf("%s: %v", m[1], err)
+		}
+		word = strings.ReplaceAll(word, "%%", "%")
+		if command {
+			word = strings.ReplaceAll(word, "$$", "$")
+		}
+		words = append(words, word)
+	}
+	return words
 }
