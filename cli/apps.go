@@ -18,8 +18,8 @@ import (
 )
 
 const (
-	// answerTime is how long a supervisor may take to say how it is: then it is
-	// UNRESPONSIVE.
+	// answerTime is how long a supervisor may take to say how it is, and no other one
+	// says anything either: then it is UNRESPONSIVE.
 	answerTime = 800 * time.Millisecond
 	askPause   = 10 * time.Millisecond
 	// askedAtOnce bounds the descriptors that asking takes.
@@ -42,8 +42,11 @@ func (s *settings) apps() ([]*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	// As long as there are answers, the machine is busy and nobody is frozen.
+	silence := time.AfterFunc(answerTime, cancel)
+	defer silence.Stop()
 	list := make([]*app, len(entries))
 	slots := make(chan struct{}, askedAtOnce)
 	var wait sync.WaitGroup
@@ -57,6 +60,7 @@ func (s *settings) apps() ([]*app, error) {
 			slots <- struct{}{}
 			defer func() { <-slots }()
 			a.ask(ctx)
+			silence.Reset(answerTime)
 		})
 	}
 	wait.Wait()
@@ -79,6 +83,9 @@ func (a *app) ask(ctx context.Context) {
 		if err == nil {
 			a.state = &state
 			return
+		}
+		if ctx.Err() != nil {
+			err = control.ErrUnresponsive
 		}
 		a.err = err
 		if !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) || !a.Alive() {
