@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fsnotify/fsnotify"
+	"golang.org/x/sys/unix"
 )
 
 // notifier sees changes by inotify(7): one watch for each folder.
@@ -328,8 +329,12 @@ func (n *notifier) handle(e fsnotify.Event) {
 	path := filepath.Clean(e.Name)
 	parent := n.folders[filepath.Dir(path)]
 	if e.Op == fsnotify.Chmod {
-		if parent != nil && n.refused[path] {
+		switch {
+		case parent == nil:
+		case n.refused[path]:
 			_ = n.walk(parent.root, path, parent, false)
+		case touched(path) && !n.ignored(parent.root, path, false):
+			n.found(path)
 		}
 		return
 	}
@@ -375,4 +380,18 @@ func (n *notifier) handle(e fsnotify.Event) {
 	if e.Has(fsnotify.Create) && folder {
 		_ = n.walk(r, path, parent, true)
 	}
+}
+
+// touchTime is how far apart the times of a file may be that touch(1) has set
+// both, one by the kernel's coarse clock.
+const touchTime = 5 * time.Millisecond
+
+// touched tells touch(1) from chmod(1), which the kernel reports alike: chmod
+// changes the time of the inode's last change alone.
+func touched(path string) bool {
+	var st unix.Stat_t
+	if unix.Lstat(path, &st) != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false
+	}
+	return time.Unix(st.Ctim.Unix()).Sub(time.Unix(st.Mtim.Unix())).Abs() <= touchTime
 }

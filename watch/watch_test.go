@@ -57,6 +57,7 @@ func TestChmodAndReadingAreNoChange(t *testing.T) {
 		file, other := filepath.Join(dir, "app.js"), filepath.Join(dir, "other.js")
 		write(t, file)
 		write(t, other)
+		must(t, os.Chtimes(file, time.Unix(1, 0), time.Unix(1, 0)))
 		w := watch(t, o)
 		must(t, os.Chmod(file, 0o755))
 		must(t, os.Chmod(dir, 0o755))
@@ -65,6 +66,19 @@ func TestChmodAndReadingAreNoChange(t *testing.T) {
 		}
 		write(t, other)
 		w.expect(other)
+	})
+}
+
+// As touch(1) on a file that is there.
+func TestTouchIsAChange(t *testing.T) {
+	both(t, func(t *testing.T, o Options, dir string) {
+		file := filepath.Join(dir, "app.js")
+		write(t, file)
+		must(t, os.Chtimes(file, time.Unix(1, 0), time.Unix(1, 0)))
+		w := watch(t, o)
+		now := time.Now()
+		must(t, os.Chtimes(file, now, now))
+		w.expect(file)
 	})
 }
 
