@@ -118,7 +118,7 @@ func measureDaemonStart(l *lab) {
 const (
 	// memoryRounds are enough: the samples of one program lie close together.
 	memoryRounds = 3
-	lists        = 10 // between the first look and the second
+	lists        = 60 // between the first look and the second
 )
 
 // measureDaemonMemory: memory of a daemon whose child sleeps, of all peers side
@@ -133,12 +133,15 @@ func measureDaemonMemory(l *lab) {
 			}
 			h, err := l.host(p, "child")
 			if err == nil {
-				hosts = append(hosts, h)
-				_, err = h.daemon(began)
+				if _, err = h.daemon(began); err != nil {
+					h.end()
+				}
 			}
 			if err != nil {
 				l.fail("daemon memory", p, err)
+				continue
 			}
+			hosts = append(hosts, h)
 		}
 		time.Sleep(settling)
 		for _, h := range hosts {

@@ -11,8 +11,8 @@ import (
 const (
 	listed      = 50
 	listSamples = 20
-	// listRoom is what a daemon may take of the memory, in KiB: more than one of
-	// forever does, the largest.
+	// listRoom is the memory that there is to be for each daemon, in KiB: more than
+	// one of forever takes, and those are the largest.
 	listRoom = 80 << 10
 )
 
@@ -22,7 +22,7 @@ const (
 func measureList(l *lab) {
 	n, err := daemonsThatFit()
 	if err != nil {
-		l.notes = append(l.notes, err.Error())
+		l.failures = append(l.failures, fmt.Sprintf("list: %v", err))
 		return
 	}
 	if n < listed {
