@@ -656,8 +656,12 @@ func (a *App) stop(code int) {
 	a.state = StateStopped
 	a.snap.NotReady = "it has ended"
 	a.snap.Backoff, a.snap.BackoffUntil = 0, time.Time{}
-	for _, e := range a.procs.Reap().Orphans {
+	r := a.procs.Reap()
+	for _, e := range r.Orphans {
 		a.emit(Event{Kind: OrphanReaped, PID: e.PID, Exit: e})
+	}
+	for _, e := range r.Exits {
+		a.hookExited(e.PID, e.String(), e.Status()) // nothing else that was started is left
 	}
 	a.answer(ErrEnding)
 	e := Event{Kind: Stopped, Code: a.exitCode, Reason: a.snap.LastReason}
