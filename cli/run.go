@@ -202,7 +202,7 @@ func (r *running) open(o *pid1.Options) error {
 	}
 	if r.http != "" {
 		r.listener, err = net.Listen("tcp", r.http)
-		if err != nil && r.isGiven("http") {
+		if err != nil && r.isGiven("http") && o.Adopt == nil { // an app that serves already is to be supervised all the same
 			return &failure{code: 1, err: fmt.Errorf("%s: cannot listen on %s: %w", r.given["http"], r.http, cause(err)), hint: "--http off serves nothing, another ADDRESS serves there"}
 		}
 		r.refused = err

@@ -164,7 +164,7 @@ func (s *settings) stop(a *app) error {
 		// A supervisor knows how to end a tree, and when to lose patience.
 		adopted, err := s.adopt(a)
 		if err != nil {
-			return err
+			return fmt.Errorf("it has no supervisor and cannot be given one: %w (kill -TERM %d ends the app)", err, a.Child.PID)
 		}
 		a = adopted
 	case a.state == nil:

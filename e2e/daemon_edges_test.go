@@ -245,3 +245,39 @@ const ask = (method, path, body = '') => new Promise((done, failed) => {
 	h.ok("evermore", "stop", "a")
 	h.isEmpty()
 }
+
+// What else is amiss keeps nobody from adopting an app that serves.
+func TestAdoptInSpite(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	a := h.start("a", sleeper, "--http", address)
+	h.kill(a.Supervisor, syscall.SIGKILL)
+	h.gone(a.Supervisor)
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h.ok("evermore", "adopt")
+	h.awaitLog("a", "cannot listen on "+address)
+	if r := h.app("a"); r.Status != "running" || r.PID != a.PID {
+		t.Errorf("%+v after %+v", r, a)
+	}
+	h.ok("evermore", "stop", "a")
+	h.isEmpty()
+
+	b := h.start("b", sleeper)
+	h.kill(b.Supervisor, syscall.SIGKILL)
+	h.gone(b.Supervisor)
+	if err := os.Remove(h.path("b.sh")); err != nil {
+		t.Fatal(err)
+	}
+	if r := h.run("evermore", "stop", "b"); r.code != 0 && !strings.Contains(r.err, fmt.Sprintf("kill -TERM %d ", b.PID)) {
+		t.Errorf("nobody says how to end it: %v", r)
+	}
+}
