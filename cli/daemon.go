@@ -84,9 +84,11 @@ func launch(r control.Recipe, logFile string, adopt *control.Child) (outcome, er
 	if err != nil {
 		self = "/proc/self/exe" // it was deleted or replaced
 	}
+	// An app may start others by evermore: they are no part of its tree.
+	env := slices.DeleteFunc(slices.Clone(r.Env), func(v string) bool { return strings.HasPrefix(v, reaper.RunID+"=") })
 	cmd := &exec.Cmd{
 		Path: self, Args: append([]string{r.Program}, r.Args...), Dir: r.Dir,
-		Env:    append(slices.Clip(r.Env), starterVariable+"=3", control.RootVariable+"="+root),
+		Env:    append(env, starterVariable+"=3", control.RootVariable+"="+root),
 		Stdout: log, Stderr: log, ExtraFiles: []*os.File{write},
 		SysProcAttr: &syscall.SysProcAttr{Setsid: true},
 	}

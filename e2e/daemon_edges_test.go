@@ -32,6 +32,17 @@ func TestDaemonInheritsNothing(t *testing.T) {
 			}
 		}
 	}
+	// Nor is a daemon a part of the app that started it, and ends with it.
+	h.file("inner.sh", sleeper)
+	h.start("outer", "evermore start --uid inner -c sh inner.sh; exec sleep 100000\n")
+	inner := h.await("inner", "runs", func(r row) bool { return r.PID != 0 })
+	h.ok("evermore", "restart", "outer")
+	h.ok("evermore", "stop", "outer")
+	if r := h.app("inner"); r.Status != "running" || r.PID != inner.PID || r.Supervisor != inner.Supervisor {
+		t.Errorf("the daemon that an app started: %+v after %+v", r, inner)
+	}
+	h.ok("evermore", "stop", "inner")
+
 	// The ignored signals of nohup(1) are not the app's either.
 	h.file("b.sh", "trap 'exit 4' TERM; echo up; while :; do sleep 0.05; done\n")
 	h.ok("sh", "-c", "trap '' TERM INT HUP CHLD; evermore start --uid b -c sh b.sh")
