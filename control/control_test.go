@@ -3,7 +3,6 @@ package control
 import (
 	"bufio"
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -15,29 +14,36 @@ import (
 	"evermore/reaper"
 )
 
-// TestMain lets the test binary be a supervisor: it registers, says so, and
-// waits for the end of its stdin.
+// TestMain lets the test binary play other processes; see role.
 func TestMain(m *testing.M) {
-	if os.Getenv("CONTROL_TEST_SUPERVISOR") == "" {
+	switch os.Getenv("CONTROL_TEST_ROLE") {
+	case "":
 		os.Exit(m.Run())
-	}
-	root, err := Root()
-	var entry *Registration
-	if err == nil {
-		entry, err = Register(Record{HTTP: os.Getenv("CONTROL_TEST_SUPERVISOR")}, root)
-	}
-	fmt.Println(err)
-	io.Copy(io.Discard, os.Stdin)
-	if err == nil {
-		entry.Remove()
+	case "supervisor":
+		playSupervisor()
+	case "client":
+		playClient()
+	case "lock":
+		playLock()
+	case "full":
+		playFull()
+	case "squatter":
+		playSquatter()
 	}
 }
 
-// supervisor starts one; end lets it end in order.
-func supervisor(t *testing.T, root, http string) (cmd *exec.Cmd, end func()) {
+// role makes a command of the test binary that plays a part: each says a line when
+// it has begun and waits for the end of its stdin.
+func role(name string, env ...string) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe") // whoever runs it: its folder may be closed to others
+	cmd.Env = append(os.Environ(), "CONTROL_TEST_ROLE="+name)
+	cmd.Env = append(cmd.Env, env...)
+	return cmd
+}
+
+// begin starts a role and gives the line that it says; end lets it end in order.
+func begin(t *testing.T, cmd *exec.Cmd) (said string, end func()) {
 	t.Helper()
-	cmd = exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "EVERMORE_ROOT="+root, "CONTROL_TEST_SUPERVISOR="+http)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -50,10 +56,39 @@ func supervisor(t *testing.T, root, http string) (cmd *exec.Cmd, end func()) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	if said, err := bufio.NewReader(out).ReadString('\n'); err != nil || said != "<nil>\n" {
-		t.Fatalf("the supervisor said %q, %v", said, err)
+	said, err = bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("it said %q, %v", said, err)
 	}
-	return cmd, func() { in.Close(); cmd.Wait() }
+	return strings.TrimSuffix(said, "\n"), func() { in.Close(); cmd.Wait() }
+}
+
+// playSupervisor registers, and serves where a fake one is to be asked.
+func playSupervisor() {
+	root, err := Root()
+	var entry *Registration
+	if err == nil {
+		entry, err = Register(Record{HTTP: os.Getenv("CONTROL_TEST_HTTP")}, root)
+	}
+	if err == nil && os.Getenv("CONTROL_TEST_SERVE") != "" {
+		_, err = Serve(entry, newFake())
+	}
+	fmt.Println(err)
+	io.Copy(io.Discard, os.Stdin)
+	if err == nil {
+		entry.Remove()
+	}
+}
+
+// supervisor starts one; end lets it end in order.
+func supervisor(t *testing.T, root, http string, env ...string) (cmd *exec.Cmd, end func()) {
+	t.Helper()
+	cmd = role("supervisor", append(env, "EVERMORE_ROOT="+root, "CONTROL_TEST_HTTP="+http)...)
+	said, end := begin(t, cmd)
+	if said != "<nil>" {
+		t.Fatalf("the supervisor said %q", said)
+	}
+	return cmd, end
 }
 
 func addresses(t *testing.T, root string) string {
@@ -126,12 +161,6 @@ func TestRunning(t *testing.T) {
 }
 
 func TestJudge(t *testing.T) {
-	root := t.TempDir()
-	entry, err := Register(Record{HTTP: "here"}, root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer entry.Remove()
 	var here Record
 	if err := here.identify(); err != nil {
 		t.Fatal(err)
@@ -149,6 +178,7 @@ func TestJudge(t *testing.T) {
 		"pid 1":                         {with(func(r *Record) { r.PID = 1 }), dead},
 		"a pid that is used again":      {with(func(r *Record) { r.StartTime++ }), dead},
 		"a pid that is not used":        {with(func(r *Record) { r.PID = 1 << 30 }), dead},
+		"before it was renamed":         {with(func(r *Record) { r.Host = "other" }), Running},
 		"before the reboot":             {with(func(r *Record) { r.Boot = "other" }), dead},
 		"another host":                  {with(func(r *Record) { r.Host, r.Boot = "other", "other" }), elsewhere},
 		"another container":             {with(func(r *Record) { r.Namespace = "1"; r.PID = 1 << 30 }), elsewhere},
@@ -160,27 +190,17 @@ func TestJudge(t *testing.T) {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 			// What is dead is deleted, what is elsewhere is left alone.
-			path := filepath.Join(root, "run", test.record.file())
-			text, _ := json.Marshal(test.record)
-			if err := os.WriteFile(path, text, 0o600); err != nil {
+			root := t.TempDir()
+			if err := os.Mkdir(filepath.Join(root, "run"), 0o700); err != nil {
 				t.Fatal(err)
 			}
-			defer os.Remove(path)
-			records, err := list([]candidate{{root, true}})
-			if err != nil {
-				t.Fatal(err)
+			write(t, root, test.record)
+			records, err := List(root)
+			if err != nil || len(records) == 1 != (test.want == Running) {
+				t.Errorf("listed: %+v, %v", records, err)
 			}
-			if got := len(records) > 0 && records[0].PID == test.record.PID && records[0].StartTime == test.record.StartTime; got != (test.want == Running) {
-				t.Errorf("listed: %v", records)
-			}
-			if _, err := os.Stat(path); (err != nil) != (test.want == dead) {
+			if _, err := os.Stat(test.record.path(root)); (err != nil) != (test.want == dead) {
 				t.Errorf("the record: %v", err)
-			}
-			if test.record.file() == here.file() {
-				// The file of this process was replaced above: put it back.
-				if _, err := Register(Record{HTTP: "here"}, root); err != nil {
-					t.Fatal(err)
-				}
 			}
 		})
 	}
@@ -294,7 +314,7 @@ func TestReadOnlyRoot(t *testing.T) {
 	}
 	cmd := exec.Command("unshare", "-rm", "sh", "-c",
 		`mount -t tmpfs -o ro,mode=700 tmpfs "$EVERMORE_ROOT" && exec "$0" </dev/null`, os.Args[0])
-	cmd.Env = append(os.Environ(), "CONTROL_TEST_SUPERVISOR=x", "EVERMORE_ROOT="+dir+"/fixed", "HOME="+dir+"/home")
+	cmd.Env = append(os.Environ(), "CONTROL_TEST_ROLE=supervisor", "EVERMORE_ROOT="+dir+"/fixed", "HOME="+dir+"/home")
 	var told bytes.Buffer
 	cmd.Stderr = &told // the runtime of a test under coverage speaks there, too
 	out, err := cmd.Output()

@@ -352,6 +352,9 @@ func (r *Record) name() string {
 	return r.Boot[:min(len(r.Boot), 8)] + "." + r.Namespace + "." + strconv.Itoa(r.PID) + "." + strconv.FormatUint(r.StartTime, 10)
 }
 
+// Root is evermore's folder in which the record was found.
+func (r *Record) Root() string { return r.root }
+
 // Alive tells whether the supervisor runs still.
 func (r *Record) Alive() bool { return lives(r.PID, r.StartTime) }
 

@@ -243,7 +243,10 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 			if !ok {
 				return
 			}
-			if _, err := w.Write(line); err != nil || reader.conn.Flush() != nil {
+			if _, err := w.Write(line); err != nil {
+				return
+			}
+			if len(reader.lines) == 0 && reader.conn.Flush() != nil {
 				return
 			}
 		case <-r.Context().Done():
@@ -316,7 +319,8 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request) {
 	select {
 	case <-s.over.Done():
 		reply(w, StopAnswer{Code: s.exitCode})
-	case <-r.Context().Done():
+	case <-r.Context().Done(): // who has only closed its own half still reads
+		fail(w, http.StatusServiceUnavailable, r.Context().Err())
 	}
 }
 
