@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -138,19 +139,26 @@ func (a *app) livePID() int {
 	return 0
 }
 
-// script is how forever writes it: the file, less the folder that it is looked
-// for in, and its arguments.
+// script is how forever writes it: the file and its arguments.
 func (a *app) script() string {
-	file := a.Script
-	switch {
-	case file == "":
+	if a.Script == "" {
+		return ""
+	}
+	return strings.Join(append([]string{a.file()}, a.Args...), " ")
+}
+
+// file is the script as forever writes it: less the folder that it is looked for in.
+func (a *app) file() string {
+	switch file := a.Script; {
+	case file == "", file == "./":
 		return ""
 	case file == ".":
-		file = a.SourceDir
-	case !filepath.IsAbs(file):
-		file = filepath.Clean(file)
+		return a.SourceDir
+	case filepath.IsAbs(file):
+		return file
+	default:
+		return filepath.Clean(file)
 	}
-	return strings.Join(append([]string{file}, a.Args...), " ")
 }
 
 // scriptPath is where the script is; "": there is none.
@@ -204,6 +212,13 @@ func (s *settings) choose(targets []string, action string) (chosen []*app, missi
 		}
 		return all, nil, nil
 	}
+	chosen, missing = among(all, targets)
+	return chosen, missing, nil
+}
+
+// among gives the apps that the targets mean, each once, in the order of list, and
+// the targets that mean none.
+func among(all []*app, targets []string) (chosen []*app, missing []string) {
 	wanted := map[*app]bool{}
 	for _, t := range targets {
 		found := find(all, t)
@@ -219,7 +234,7 @@ func (s *settings) choose(targets []string, action string) (chosen []*app, missi
 			chosen = append(chosen, a)
 		}
 	}
-	return chosen, missing, nil
+	return chosen, missing
 }
 
 // columnNames are those that list knows.
@@ -243,7 +258,8 @@ func (a *app) columnOf(name string) cell {
 	case "pid":
 		return cell{number(int64(a.pid())), "37"}
 	case "logfile":
-		return cell{a.LogFile, "35"}
+		// forever shows where the log of a foreground run would be.
+		return cell{cmp.Or(a.LogFile, filepath.Join(a.Root(), a.UID+".log")), "35"}
 	case "dir":
 		return cell{a.SourceDir, "90"}
 	case "uptime":

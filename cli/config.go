@@ -250,7 +250,10 @@ func inspect(value any) []string {
 	return []string{string(text)}
 }
 
-func (s *settings) configAction([]string) (int, error) {
+func (s *settings) configAction(args []string) (int, error) {
+	if len(args) > 0 {
+		return 0, usage("config takes no argument: %q", args[0])
+	}
 	c, err := s.readConfig()
 	if err != nil {
 		return 1, err

@@ -20,13 +20,18 @@ func (s *settings) logsAction(targets []string) (int, error) {
 	if len(targets) == 0 {
 		return s.listLogs()
 	}
-	chosen, missing, err := s.choose(targets, "logs")
+	all, err := s.apps()
 	if err != nil {
-		return 0, err
+		return 1, err
 	}
+	chosen, missing := among(all, targets)
 	code := 0
 	for _, t := range missing {
-		s.tell(levelError, "No logs available for process: "+t)
+		if len(all) == 0 {
+			s.tell(levelError, "Cannot find "+s.program+" process: "+t)
+		} else {
+			s.tell(levelError, "No logs available for process: "+t)
+		}
 		code = 1
 	}
 	var paths []string
@@ -41,12 +46,12 @@ func (s *settings) logsAction(targets []string) (int, error) {
 			if slices.Contains(paths, path) {
 				continue // apps may share a file
 			}
-			file := a.script()
+			file := a.file()
 			if a.Script == "" {
 				file = filepath.Base(a.Command[0])
 			}
 			paths = append(paths, path)
-			heads = append(heads, s.logHead(strings.TrimSuffix(file, " "+strings.Join(a.Args, " ")), a.pid()))
+			heads = append(heads, s.logHead(file, a.pid()))
 		}
 	}
 	if len(paths) == 0 {
@@ -115,7 +120,11 @@ func (s *settings) listLogs() (int, error) {
 		return 0, nil
 	}
 	s.tell(levelInfo, "Logs for running "+capital(s.program)+" processes")
-	s.tell(levelData, strings.Join(gridOf(list, []string{"script", "logfile"}).write(s.coloured(1)), "\n"))
+	g := gridOf(list, []string{"script", "logfile"})
+	for i, a := range list {
+		g.rows[i+1][1].text = a.file()
+	}
+	s.tell(levelData, strings.Join(g.write(s.coloured(1)), "\n"))
 	return 0, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"evermore/early"
 	pid1 "evermore/init"
 	"evermore/logs"
+	"evermore/memory"
 	"evermore/metrics"
 	"evermore/reaper"
 	"evermore/signals"
@@ -40,7 +41,7 @@ const (
 // the end; from then on only the app's end is. first, when not nil, is the first
 // start: it has been made already.
 func run(s *settings, first *early.Start) int {
-	r := &running{settings: s}
+	r := &running{settings: s, trimmer: memory.NewTrimmer()}
 	code := 1
 	defer func() { r.close(code) }()
 	if err := r.start(first); err != nil {
@@ -145,6 +146,7 @@ type running struct {
 	entry    *register      // a daemon's, which is there from the start
 	events   atomic.Pointer[control.Server]
 	trimmed  sync.Once
+	trimmer  *memory.Trimmer
 }
 
 // open opens what was asked for, so that what can't be had is an error before
@@ -237,7 +239,7 @@ func (r *running) Observe(e pid1.Event) {
 		r.modes.restore(0)
 	case pid1.Ready:
 		r.manager.tell("READY=1")
-		r.trimmed.Do(func() { go trim() })
+		r.trimmed.Do(func() { go memory.DropPages() })
 	case pid1.GaveUp:
 		// Of --before, or of the start that followed it: after that the starter has
 		// heard of a start.
@@ -294,6 +296,7 @@ func (r *running) observe() {
 	}
 	r.server = metrics.NewServer(r.app, registry, metrics.ServerOptions{
 		LiveTimeout: r.settings.app.LiveTimeout,
+		Answered:    r.trimmer.Later,
 		Log:         func(line string) { r.warn(errors.New("http: " + line)) },
 	})
 	r.server.Serve(r.listener)

@@ -24,6 +24,12 @@ import (
 // error is a line for the user, before anything has been started.
 func (s *settings) options() (pid1.Options, error) {
 	o := s.app
+	if s.form == script {
+		// forever's own check comes first.
+		if _, err := s.script(); err != nil {
+			return o, err
+		}
+	}
 	dir, err := s.dir()
 	if err != nil {
 		return o, err
@@ -140,6 +146,9 @@ func (s *settings) script() (string, error) {
 	if !filepath.IsAbs(path) {
 		// Without a working directory (it was deleted) the path stays relative.
 		if abs, err := filepath.Abs(filepath.Join(s.sourceDir, path)); err == nil {
+			if strings.HasSuffix(path, "/") {
+				abs += "/" // "npm start" and the like get a folder as it was written
+			}
 			path = abs
 		}
 	}

@@ -79,7 +79,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--working-dir", "lib", "server.js"}, []string{"$NODE", "$DIR/app/server.js"}, "lib"},
 		{[]string{"--source-dir", "lib", "--workingDir", "..", "worker.js"}, []string{"$NODE", "$DIR/app/lib/worker.js"}, ".."},
 		{[]string{"-c", `node --title "a b"`, "server.js"}, []string{"node", "--title", "a b", "$DIR/app/server.js"}, ""},
-		{[]string{"-c", "npm start", "./"}, []string{"npm", "start", "$DIR/app"}, ""},
+		{[]string{"-c", "npm start", "./"}, []string{"npm", "start", "$DIR/app/"}, ""},
 		{[]string{"--", "npm", "start", "--", "-x"}, []string{"npm", "start", "--", "-x"}, ""},
 		{[]string{"--working-dir", "lib", "--", "./worker.js"}, []string{"./worker.js"}, "lib"},
 	}
@@ -131,7 +131,8 @@ func TestStartErrors(t *testing.T) {
 			"error:   log file $DIR/app/old.log exists. Use the -a or --append option to append log.\n"},
 		{evermore, []string{"--working-dir", "nope", "server.js"}, 2, "error:   --working-dir: cannot enter nope: no such file or directory\n" + usageHint},
 		{evermore, []string{"--working-dir", "server.js", "server.js"}, 2, "error:   --working-dir: cannot enter server.js: not a directory\n" + usageHint},
-		{evermore, []string{"--source-dir", "nope", "server.js"}, 2, "error:   --source-dir: cannot enter nope: no such file or directory\n" + usageHint},
+		{evermore, []string{"--source-dir", "nope", "server.js"}, 255, "error:   Cannot start evermore\n" +
+			"error:   script $DIR/app/nope/server.js does not exist.\n"},
 		{evermore, []string{"--user", "no such", "server.js"}, 2, "error:   --user: unknown user \"no such\"\n" + usageHint},
 		{evermore, []string{"--user", "0:no such", "server.js"}, 2, "error:   --user: unknown group \"no such\"\n" + usageHint},
 		{evermore, []string{"--min-uptime", "2x", "server.js"}, 2, "error:   --min-uptime: cannot read \"2x\" as a time: use milliseconds (1500) or a unit (1.5s)\n" + usageHint},

@@ -49,7 +49,8 @@ func (s *settings) each1(getenv func(string) string) ([]*settings, error) {
 func (s *settings) ofFile(sources []source) ([]*settings, error) {
 	path := s.argv[0]
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
-		return nil, s.cannotStart("", "script %s does not exist.", path)
+		_, err := s.script()
+		return nil, err
 	}
 	keys := appfile.Keys{Options: map[string]appfile.Kind{}, Split: splitWords, SourceDir: s.sourceDir}
 	for i := range table {

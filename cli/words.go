@@ -31,7 +31,7 @@ func (s *settings) warnings() []string {
 	if !s.isGiven("min-uptime") {
 		list = append(list, fmt.Sprintf("--minUptime not set. Defaulting to: %dms", ms))
 	}
-	if !s.isGiven("spin-sleep-time") {
+	if !s.isGiven("spin-sleep-time") && ms > 0 {
 		list = append(list, fmt.Sprintf("--spinSleepTime not set. Your script will exit if it does not stay up for at least %dms", ms))
 	}
 	return list

@@ -8,8 +8,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"runtime/debug"
-	rtmetrics "runtime/metrics"
 	"strconv"
 	"strings"
 	"sync"
@@ -38,12 +36,6 @@ const (
 	// maxHeader is with net/http's own slop a limit of 8 KiB.
 	maxHeader = 4 << 10
 
-	// trimAbove is about what half a scrape allocates, or seven probes.
-	trimAbove = 128 << 10
-	// trimPause lets an answer go out before a trim, and keeps clients that ask
-	// without end from making the trims, which take a few milliseconds, a load.
-	trimPause = 50 * time.Millisecond
-
 	// bodySize is a little more than a scrape's answer.
 	bodySize = 16 << 10
 )
@@ -67,6 +59,8 @@ type ServerOptions struct {
 	// Log takes what failed in serving, without a word that it was HTTP; at most
 	// one line a minute, as clients cause them. nil: they are dropped.
 	Log func(string)
+	// Answered, when not nil, is called after each answer.
+	Answered func()
 }
 
 // Server answers /metrics, /livez, /readyz and /healthz. It is read-only.
@@ -76,6 +70,7 @@ type Server struct {
 	liveTimeout time.Duration
 	maxConns    int
 	log         *warner
+	answered    func()
 
 	http     http.Server
 	listener *listener
@@ -86,13 +81,11 @@ type Server struct {
 
 	gathering sync.Mutex  // one scrape's garbage at a time
 	asking    atomic.Bool // askReadyLater has a task
-	trimming  atomic.Bool // trimLater has a task
-	trimmedAt atomic.Uint64
 }
 
 // NewServer makes a server that shows the series of g and the health of src.
 func NewServer(src Source, g prometheus.Gatherer, o ServerOptions) *Server {
-	s := &Server{src: src, gatherer: g, liveTimeout: o.LiveTimeout, maxConns: o.MaxConns, log: &warner{log: o.Log}}
+	s := &Server{src: src, gatherer: g, liveTimeout: o.LiveTimeout, maxConns: o.MaxConns, log: &warner{log: o.Log}, answered: o.Answered}
 	if s.maxConns <= 0 {
 		s.maxConns = defaultMaxConns
 	}
@@ -156,7 +149,9 @@ func (s *Server) handle(w http.ResponseWriter, r *http.Request) {
 	if c, ok := r.Context().Value(connKey{}).(*conn); ok {
 		c.beginAnswer()
 	}
-	defer s.trimLater()
+	if s.answered != nil {
+		defer s.answered()
+	}
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
@@ -325,39 +320,6 @@ func write(w http.ResponseWriter, code int, contentType string, body []byte) {
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
 	_, _ = w.Write(body)
-}
-
-// trimLater gives garbage back to the kernel. Go by itself lets it grow to 4 MiB
-// before it looks, and then keeps what it freed for minutes; a supervisor's whole
-// heap is less than that.
-func (s *Server) trimLater() {
-	if !s.beginTrim() {
-		return
-	}
-	s.tasks.Go(func() {
-		for again := true; again; again = s.beginTrim() {
-			select {
-			case <-time.After(trimPause):
-			case <-s.ctx.Done():
-				return
-			}
-			s.trimmedAt.Store(allocated()) // what is allocated meanwhile is for the next one
-			debug.FreeOSMemory()
-			s.trimming.Store(false)
-		}
-	})
-}
-
-// beginTrim says that there is enough garbage, and that nobody else trims.
-func (s *Server) beginTrim() bool {
-	return allocated()-s.trimmedAt.Load() >= trimAbove && s.trimming.CompareAndSwap(false, true)
-}
-
-// allocated is how many bytes of heap have ever been allocated.
-func allocated() uint64 {
-	sample := []rtmetrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
-	rtmetrics.Read(sample)
-	return sample[0].Value.Uint64()
 }
 
 // warner passes on at most one line a minute.

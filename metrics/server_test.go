@@ -647,26 +647,6 @@ func TestNothingIsAdmittedWhileStopping(t *testing.T) {
 	}
 }
 
-// Scrapes leave no heap behind that grows with their number.
-func TestHeapIsGivenBack(t *testing.T) {
-	s, addr := serve(t, newApp(up()), ServerOptions{})
-	c := dial(t, addr)
-	for range 50 {
-		c.send("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
-		c.answer("GET")
-	}
-	eventually(t, "the garbage of the scrapes is gone", func() bool {
-		return allocated()-s.trimmedAt.Load() < trimAbove && !s.trimming.Load()
-	})
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	runtime.GC()
-	runtime.ReadMemStats(&after)
-	if before.HeapAlloc > after.HeapAlloc+1<<20 {
-		t.Errorf("%d bytes of garbage were left", before.HeapAlloc-after.HeapAlloc)
-	}
-}
-
 // One slow scrape does not hold up probes.
 func TestProbesDoNotWaitForScrapes(t *testing.T) {
 	src := newApp(up())
