@@ -127,6 +127,7 @@ type supervisor struct {
 }
 
 func (s supervisor) State() control.State {
+	s.trimmer.Later()
 	snap := s.app.Snapshot()
 	v, _ := build()
 	st := control.State{
@@ -154,7 +155,10 @@ func (s supervisor) State() control.State {
 	return st
 }
 
-func (s supervisor) Recipe() control.Recipe { return s.made }
+func (s supervisor) Recipe() control.Recipe {
+	s.trimmer.Later()
+	return s.made
+}
 
 func (s supervisor) Restart(ctx context.Context) error {
 	return s.app.Restart(ctx, pid1.ReasonRequest, "it was asked to")
