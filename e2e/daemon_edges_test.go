@@ -167,7 +167,7 @@ func TestAdoptAtOnce(t *testing.T) {
 		a = rows[0]
 	}
 	// Its supervisor dies while it stops it.
-	b := h.start("b", "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done\n")
+	b := h.start("b", "trap 'echo asked' TERM; echo up; while :; do sleep 0.05; done\n", "--kill-timeout", "2s")
 	h.awaitLog("b", "up\n")
 	stop := make(chan answer, 1)
 	go func() { stop <- h.run("evermore", "stop", "b") }()

@@ -103,6 +103,9 @@ func TestFrozenSupervisor(t *testing.T) {
 	h.ok("evermore", "list")
 	t.Logf("list with a frozen supervisor took %s", time.Since(start).Round(time.Millisecond))
 	said := fmt.Sprintf(`supervisor %d does not answer.*kill -CONT %d`, a.Supervisor, a.Supervisor)
+	if out := h.ok("evermore", "logs", "a"); !strings.Contains(out, "up ") { // it is in a file
+		t.Errorf("logs:\n%s", out)
+	}
 	h.fails(1, said, "evermore", "stop", "a")
 	h.fails(1, said, "evermore", "restart", "a")
 	h.fails(1, said, "evermore", "signal", "USR2", "a")

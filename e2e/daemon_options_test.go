@@ -184,17 +184,15 @@ func TestAppFiles(t *testing.T) {
 
 	needs(t, "node")
 	h.ok("evermore", "start", "--env", "production", "apps/ecosystem.config.js")
-	rows := h.list()
-	if len(rows) != 4 {
-		t.Fatalf("%+v", rows)
+	var uids []string
+	for _, r := range h.list() {
+		uids = append(uids, r.UID)
 	}
-	for _, want := range []string{"web", "job"} {
-		i := slices.IndexFunc(rows, func(r row) bool { return strings.HasPrefix(r.UID, want) })
-		if i < 0 {
-			t.Fatalf("there is no %s: %+v", want, rows)
-		}
-		h.awaitText(want+".txt", `^NODE_ENV=production args=one two\n$`)
+	if !slices.Equal(uids, []string{"first", "second", "web-0", "web-1", "job"}) {
+		t.Errorf("these run: %q", uids)
 	}
+	h.awaitText("web.txt", `^(NODE_ENV=production args=one two\n){2}$`)
+	h.awaitText("job.txt", `^NODE_ENV=production args=one two\n$`)
 	h.ok("evermore", "stopall")
 	h.isEmpty()
 }
