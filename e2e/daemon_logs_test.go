@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -300,7 +301,8 @@ func TestTwoUsers(t *testing.T) {
 	if r := as(own, "evermore", "start", "--uid", "a", "-c", "sh", "a.sh"); r.code != 0 {
 		t.Fatal(r)
 	}
-	if r := as(own, "evermore", "list"); strings.Count(r.out, "a.sh") != 1 || strings.Contains(r.out, strconv.Itoa(a.PID)) {
+	roots := fmt.Sprintf(`"pid": %d,`, a.PID)
+	if r := as(own, "evermore", "list", "--json"); strings.Count(r.out, `"uid": "a"`) != 1 || strings.Contains(r.out, roots) {
 		t.Errorf("the other user's list: %v", r)
 	}
 	if len(h.list()) != 1 || h.app("a").PID != a.PID {
@@ -312,7 +314,7 @@ func TestTwoUsers(t *testing.T) {
 		}
 	}
 	// Root's folder is closed to the other user, and his is none for root.
-	if r := as(h.root, "evermore", "list", "--json"); strings.Contains(r.out, strconv.Itoa(a.PID)) {
+	if r := as(h.root, "evermore", "list", "--json"); strings.Contains(r.out, roots) {
 		t.Errorf("list in root's folder: %v", r)
 	}
 	if r := as(h.root, "evermore", "stopall"); r.code == 0 && !h.lives(a.PID) {
