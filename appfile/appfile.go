@@ -20,8 +20,8 @@ import (
 type App struct {
 	// Name is for messages: the uid, else the script as it is written.
 	Name string
-	// Script is where the script is: absolute, unless the working directory was
-	// deleted. It need not exist.
+	// Script is where the script is. A relative one is in the option source-dir,
+	// else in the working directory. It need not exist.
 	Script string
 	// Direct says that Script is itself what is executed, with Args: no command
 	// stands before it.

@@ -139,7 +139,7 @@ func TestForever(t *testing.T) {
 	a := apps[0]
 	src := abs(t, "testdata/src")
 	equal(t, "name", a.Name, "web")
-	equal(t, "script", a.Script, filepath.Join(src, "server.js"))
+	equal(t, "script", a.Script, "server.js") // in sourceDir
 	equal(t, "args", a.Args, []string{"--port", "8080"})
 	equal(t, "env", a.Env, []string{"DEBUG=false", "NODE_ENV=production", "WORKERS=4"})
 	equal(t, "options", options(a), []string{
@@ -211,7 +211,7 @@ func TestRelative(t *testing.T) {
 	if err := os.WriteFile("app.js", nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "script", read(t, file, "")[0].Script, filepath.Join(here, "app.js"))
+	equal(t, "script", read(t, file, "")[0].Script, "app.js")
 
 	k := keys
 	k.SourceDir = "elsewhere"
@@ -219,7 +219,7 @@ func TestRelative(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	equal(t, "script in --source-dir", apps[0].Script, filepath.Join(here, "elsewhere", "app.js"))
+	equal(t, "script in --source-dir", apps[0].Script, "app.js")
 }
 
 // A folder that is gone has no name, but absolute paths still work.

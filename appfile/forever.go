@@ -49,7 +49,10 @@ func (r *reader) foreverApp(v hujson.Value) ([]App, error) {
 		return nil, r.noScript(v)
 	}
 	app.Name = cmp.Or(app.value("uid"), app.Script)
-	app.Script = r.script(app.Script, app.value("source-dir"))
+	// What evermore itself finds stays as it is written: list shows it so.
+	if r.keys.SourceDir == "" && app.value("source-dir") == "" && !exists(app.Script) {
+		app.Script = r.resolve(app.Script)
+	}
 	return []App{app}, nil
 }
 

@@ -119,7 +119,7 @@ type Snapshot struct {
 	// LastPID and LastStartedAt are those of the last run, also while down.
 	LastPID       int
 	LastStartedAt time.Time
-	Ready     bool
+	Ready         bool
 	// NotReady is why, in a few words; empty when Ready.
 	NotReady string
 	Starts   int
