@@ -72,7 +72,7 @@ func (r *Record) open(ctx context.Context, method, path string, in any) (io.Read
 	_, err = conn.Write(request.Bytes())
 	var answer *http.Response
 	if err == nil {
-		answer, err = http.ReadResponse(bufio.NewReader(conn), nil)
+		answer, err = http.ReadResponse(bufio.NewReader(conn), nil) //nolint:bodyclose // answerBody closes the connection that it is read from
 	}
 	if err != nil {
 		stop()
