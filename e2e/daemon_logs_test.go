@@ -84,8 +84,8 @@ func TestLogs(t *testing.T) {
 	}
 }
 
-// The app is told what to write by a FIFO, so that each line comes when the file
-// is as the test wants it.
+// The app writes what it is given, so that each line comes when the log is as the
+// test wants it.
 func TestLogsFollow(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
@@ -126,7 +126,6 @@ func TestLogsFollow(t *testing.T) {
 	say("renamed\n")
 	h.awaitText(out, head+"renamed\n$")
 
-	// The follower of an app that ends goes on: it may come back. It ends by a signal.
 	if strings.Count(h.text(out), "first\n") != 1 || strings.Count(h.text(out), "truncated\n") != 1 || strings.Count(h.text(out), "renamed\n") != 1 {
 		t.Errorf("lines were lost or doubled:\n%s", h.text(out))
 	}
