@@ -198,7 +198,8 @@ func (a *pm2App) errorOf(key, format string, args ...any) error {
 
 // count is how many instances there are.
 func (a *pm2App) count() (int, error) {
-	n, err := 1, error(nil)
+	n := 1
+	var err error
 	switch a.instances {
 	case "":
 	case "max":

@@ -189,7 +189,7 @@ func (c *config) optionDefaults(program string) source {
 			return "", nil
 		}
 		for _, v := range c.values {
-			if v.key != o.name && v.key != camel(o.name) && !(v.key == "timestamp" && o.name == "timestamps") {
+			if optionOf(v.key) != o {
 				continue
 			}
 			by := program + " set " + v.key
@@ -331,16 +331,16 @@ func (s *settings) setAction(args []string) (int, error) {
 		}
 	}
 	if slices.Contains([]string{"root", "pidPath", "sockPath"}, key) {
-		return 0, usage("%s cannot be set: EVERMORE_ROOT names the folder, -p for one command", key)
+		return 0, usage("%s cannot be set: EVERMORE_ROOT names the folder", key)
 	}
 	s.tell(levelInfo, "Setting "+s.program+" config: "+key)
-	switch {
-	case key == "loglength":
+	switch key {
+	case "loglength":
 		if _, err := parseCount(value); err != nil {
 			return 0, usage("%s: %w", key, err)
 		}
 		c.set(key, json.Number(value))
-	case key == "columns":
+	case "columns":
 		return 0, usage("columns are set by: %s columns set uid pid uptime", s.program)
 	default:
 		c.set(key, value)
@@ -418,7 +418,7 @@ func (s *settings) columnsAction(args []string) (int, error) {
 		known := slices.Contains(columnNames(), name)
 		in := slices.Contains(have, name)
 		switch {
-		case !known && !(word == "rm" && in):
+		case !known && (word == "add" || !in):
 			return 1, fmt.Errorf("Unknown column: %s", name) //nolint:staticcheck // forever's words
 		case word == "add" && in:
 			s.tell(levelWarn, name+" already exists in "+s.program)

@@ -180,7 +180,7 @@ func (s *settings) stop(a *app) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime())
 	defer cancel()
-	if _, err := a.Record.Stop(ctx, q); err != nil {
+	if _, err := a.Stop(ctx, q); err != nil {
 		switch {
 		case a.Alive():
 			return fmt.Errorf("supervisor %d: %w", a.PID, err)
@@ -235,7 +235,7 @@ func (s *settings) restart(a *app) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime()+restartMargin)
 	defer cancel()
-	if _, err := a.Record.Restart(ctx); err != nil {
+	if _, err := a.Restart(ctx); err != nil {
 		return fmt.Errorf("supervisor %d: %w", a.PID, err)
 	}
 	return nil
@@ -367,7 +367,7 @@ func (s *settings) signalAction(args []string) (int, error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), restartMargin)
 		defer cancel()
-		return a.Record.Signal(ctx, args[0])
+		return a.Signal(ctx, args[0])
 	})
 	return code, nil
 }

@@ -195,7 +195,8 @@ func startupTable() []option {
 // startupAction makes a systemd unit of each app that runs: evermore in the
 // foreground, as systemd wants its services.
 func (s *settings) startupAction(targets []string) (int, error) {
-	chosen, code := []*app(nil), 0
+	var chosen []*app
+	code := 0
 	if len(targets) == 0 {
 		all, err := s.apps()
 		if err != nil {

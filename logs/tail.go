@@ -140,7 +140,7 @@ func follow(ctx context.Context, files []*tailed, w *folders) error {
 			return ctx.Err()
 		case <-tick:
 			due = files
-		case <-lost:
+		case <-lost: //nolint:errcheck // whatever was lost is looked for
 			due = files
 		case e := <-events:
 			if w.gone(e) {
