@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"evermore/control"
+	pid1 "evermore/init"
 )
 
 const (
@@ -187,18 +188,18 @@ func (s *settings) stop(a *app) error {
 		case a.Review() && a.Status == control.Unsupervised:
 			return s.stop(a) // it was killed while it was asked
 		}
-		a.Forget() // it ended while it was asked
 	}
-	awaitEnd(pidfd)
+	awaitEnd(pidfd, exitTime)
+	a.Forget() // one that had given up already leaves its record
 	return nil
 }
 
-// awaitEnd waits for the end of the process of a pidfd, but not for long.
-func awaitEnd(pidfd int) {
+// awaitEnd waits for the end of the process of a pidfd, with so much patience.
+func awaitEnd(pidfd int, patience time.Duration) {
 	if pidfd < 0 {
 		return
 	}
-	for limit := time.Now().Add(exitTime); ; {
+	for limit := time.Now().Add(patience); ; {
 		left := time.Until(limit)
 		if left <= 0 {
 			return
@@ -233,10 +234,33 @@ func (s *settings) restart(a *app) error {
 	case a.state == nil:
 		return s.unanswered(a)
 	}
+	pidfd, err := unix.PidfdOpen(a.PID, 0)
+	if err == nil {
+		defer unix.Close(pidfd)
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime()+restartMargin)
 	defer cancel()
 	if _, err := a.Restart(ctx); err != nil {
+		if f := new(control.Failed); errors.As(err, &f) && f.Why == pid1.ErrEnding.Error() {
+			// Unless somebody stops it, it is giving up.
+			awaitEnd(pidfd, stopMargin)
+			if ended := s.remembered(a); ended != nil {
+				return s.startAgain(ended)
+			}
+		}
 		return fmt.Errorf("supervisor %d: %w", a.PID, err)
+	}
+	return nil
+}
+
+// remembered gives an app as its supervisor left it that ended; nil: it left
+// nothing, since it was stopped.
+func (s *settings) remembered(a *app) *app {
+	all, _ := s.apps()
+	for _, b := range all {
+		if b.Status == control.Stopped && b.PID == a.PID && b.StartTime == a.StartTime {
+			return b
+		}
 	}
 	return nil
 }

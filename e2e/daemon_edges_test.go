@@ -292,3 +292,38 @@ func TestAdoptInSpite(t *testing.T) {
 		t.Errorf("nobody says how to end it: %v", r)
 	}
 }
+
+// What gives up is restarted and stopped as what has given up: there is no moment
+// in between at which neither restart nor start can be had.
+func TestGivingUp(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	givingUp := func() {
+		t.Helper()
+		h.await("a", "gives up", func(r row) bool { return r.Status == "running" && r.State == "stopped" })
+	}
+	h.file("hook.sh", "touch hooked; while [ -e hold ]; do sleep 0.02; done\n")
+	h.file("hold", "")
+	h.start("a", "exit 3\n", "--on-exit", "sh "+h.path("hook.sh"))
+	givingUp()
+	h.file("a.sh", sleeper)
+	restart := make(chan answer, 1)
+	go func() { restart <- h.run("evermore", "restart", "a") }()
+	if err := os.Remove(h.path("hold")); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-restart; r.code != 0 {
+		t.Error(r)
+	}
+	if r := h.app("a"); r.Status != "running" || !h.lives(r.PID) {
+		t.Errorf("%+v", r)
+	}
+	h.ok("evermore", "stop", "a")
+	h.isEmpty()
+
+	h.file("hold", "")
+	h.start("a", "exit 3\n", "-a", "--on-exit", "sh "+h.path("hook.sh"))
+	givingUp()
+	h.ok("evermore", "stop", "a")
+	h.isEmpty()
+}
