@@ -147,6 +147,9 @@ func Serve(reg *Registration, s Supervisor) (*Server, error) {
 // Ended lets those who asked for the end know that it has come, and closes the
 // sockets. It waits for their answers, until the context is done.
 func (s *Server) Ended(ctx context.Context, code int) {
+	for _, file := range s.files {
+		_ = os.Remove(file)
+	}
 	s.mu.Lock()
 	s.exitCode = code
 	s.end()
@@ -155,9 +158,6 @@ func (s *Server) Ended(ctx context.Context, code int) {
 	}
 	s.readers = nil
 	s.mu.Unlock()
-	for _, file := range s.files {
-		_ = os.Remove(file)
-	}
 	if s.http.Shutdown(ctx) != nil {
 		_ = s.http.Close()
 	}

@@ -198,7 +198,9 @@ func TestAPI(t *testing.T) {
 			t.Errorf("%s: %s, %q", query, got, text)
 		}
 	}
+	ended := make(chan struct{})
 	go func() {
+		defer close(ended)
 		if by := <-f.asked; by != "stop 2" {
 			t.Errorf("asked %q", by)
 		}
@@ -207,6 +209,7 @@ func TestAPI(t *testing.T) {
 	if code, err := r.Stop(ctx, StopRequest{Signal: "INT"}); err != nil || code != 130 {
 		t.Errorf("stop %d, %v", code, err)
 	}
+	<-ended
 	if _, err := r.State(ctx); err == nil {
 		t.Error("it answers after its end")
 	}

@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -156,16 +157,16 @@ func TestSchedule(t *testing.T) {
 	t.Run("the clock is set back", func(t *testing.T) {
 		// The bubble's clock cannot be set; what the schedule says of it can.
 		o := container()
-		back := false
+		var back atomic.Bool
 		o.Schedule = func(now time.Time) time.Time {
-			if back {
+			if back.Load() {
 				return now.Truncate(time.Hour).Add(90 * time.Minute)
 			}
 			return now.Add(10 * 365 * 24 * time.Hour)
 		}
 		play(t, o, func(st *stage) {
 			st.after(30 * time.Minute)
-			back = true
+			back.Store(true)
 			st.after(30*time.Minute + s)
 			st.told("0 started 101", "1 ready")
 			st.after(90 * time.Minute)
