@@ -343,7 +343,7 @@ func TestEcosystem(t *testing.T) {
 			"watch=true", "watch-directory=" + dir + "/lib", "watch-ignore=node_modules",
 			fmt.Sprintf("uid=api-%d", i), "working-dir=" + dir, "command=node --max-old-space-size=300 '--title=my api'", "user=www-data:33",
 			"min-uptime=10s", "max-restarts=5/50s", "spin-sleep-time=100", "spin-sleep-max=15s", "kill-signal=SIGINT",
-			"timestamps=true", "append=true",
+			"timestamps=true", "append=true", "id=api",
 		})
 	}
 	job := apps[2]

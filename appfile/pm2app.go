@@ -431,6 +431,10 @@ func (a *pm2App) instance(i, n int) (App, error) {
 		}
 	}
 	app.Name = app.value("uid")
+	if n > 1 {
+		// Together they answer to the name that pm2 has for them.
+		app.Options = append(app.Options, Option{Name: "id", Values: []string{a.app.value("uid")}})
+	}
 	return app, nil
 }
 

@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"evermore/control"
 )
 
 // action is a word that asks for something else than a run, when it is the first
@@ -171,6 +173,9 @@ func (s *settings) act(a *action, args []string) (int, error) {
 	}
 	if a.name == "start" && set.ArgsLenAtDash() == 0 {
 		return 0, usage("start is for a SCRIPT: %s start -c none ./program executes a program itself", s.program)
+	}
+	if err := control.Unused(); err != nil {
+		s.say(levelWarn, err.Error())
 	}
 	return a.run(s, set.Args())
 }

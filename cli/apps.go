@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,7 +40,7 @@ type app struct {
 // apps gives all apps in evermore's folder. Their supervisors are asked how they
 // are, all at once.
 func (s *settings) apps() ([]*app, error) {
-	entries, err := control.List("")
+	entries, err := control.List()
 	if err != nil {
 		return nil, err
 	}
@@ -48,6 +49,7 @@ func (s *settings) apps() ([]*app, error) {
 	// As long as there are answers, the machine is busy and nobody is frozen.
 	silence := time.AfterFunc(answerTime, cancel)
 	defer silence.Stop()
+	entries = slices.DeleteFunc(entries, func(e control.Entry) bool { return e.Status == control.Elsewhere })
 	list := make([]*app, len(entries))
 	slots := make(chan struct{}, askedAtOnce)
 	var wait sync.WaitGroup

@@ -330,6 +330,9 @@ func (s *settings) setAction(args []string) (int, error) {
 			return 0, usage("%s: %w", key, err)
 		}
 	}
+	if to := nearestOption(kebab(key), table); optionOf(key) == nil && key != "columns" && key != "loglength" && to != "" {
+		s.say(levelWarn, fmt.Sprintf("%s sets no option: did you mean %s?", key, camel(to)))
+	}
 	if slices.Contains([]string{"root", "pidPath", "sockPath"}, key) {
 		return 0, usage("%s cannot be set: EVERMORE_ROOT names the folder", key)
 	}

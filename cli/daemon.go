@@ -139,7 +139,15 @@ func adoption(getenv func(string) string) *reaper.Adoption {
 	if errors.Join(errP, errS, errA) != nil {
 		return nil
 	}
-	return &reaper.Adoption{PID: pid, StartTime: start, StartedAt: time.UnixMilli(at)}
+	a := &reaper.Adoption{PID: pid, StartTime: start, StartedAt: time.UnixMilli(at)}
+	if env, err := environOf(pid); err == nil {
+		for _, v := range env {
+			if name, ok := strings.CutPrefix(v, "NOTIFY_SOCKET="); ok {
+				a.Notify = name
+			}
+		}
+	}
+	return a
 }
 
 // recipe is how this supervisor is started again.

@@ -167,7 +167,7 @@ func (s supervisor) Restart(ctx context.Context) error {
 func (s supervisor) Stop(ctx context.Context, by syscall.Signal) error { return s.app.Stop(ctx, by) }
 
 func (s supervisor) Signal(ctx context.Context, by syscall.Signal) error {
-	return s.app.Signal(ctx, by)
+	return s.app.Signal(ctx, by, "it was asked to")
 }
 
 // Logs writes the end of a log file. What goes to a terminal or a container's log
@@ -198,13 +198,13 @@ func (r *running) startWatch() {
 
 // changed: files have changed.
 func (r *running) changed(c watch.Change) {
-	if r.watchSignal != 0 {
-		_ = r.app.Signal(context.Background(), r.watchSignal) // an app that is down reads its files when it starts
-		return
-	}
 	text := c.Path + " changed"
 	if c.Count > 1 {
-		text += fmt.Sprintf(" and %d more", c.Count-1)
+		text += fmt.Sprintf(", and %d more", c.Count-1)
+	}
+	if r.watchSignal != 0 {
+		_ = r.app.Signal(context.Background(), r.watchSignal, text) // an app that is down reads its files when it starts
+		return
 	}
 	_ = r.app.Restart(context.Background(), pid1.ReasonWatch, text) // its failure has its own event
 }

@@ -116,7 +116,7 @@ func (s *settings) healthAddresses() ([]string, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil || port == "0" {
 		// Not given, or any free port: the supervisor knows which.
-		running, err := control.List("")
+		running, err := control.List()
 		if err != nil {
 			return nil, err
 		}

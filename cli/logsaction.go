@@ -138,13 +138,13 @@ func (s *settings) cleanLogsAction(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	list, err := s.apps() // forgets the dead
+	records, err := control.List() // forgets the dead
 	if err != nil {
 		return 1, err
 	}
 	used := map[string]bool{}
-	for _, a := range list {
-		used[a.LogFile], used[a.OutFile], used[a.ErrFile], used[a.PIDFile] = true, true, true, true
+	for _, r := range records { // those of other containers, too
+		used[r.LogFile], used[r.OutFile], used[r.ErrFile], used[r.PIDFile] = true, true, true, true
 	}
 	var errs []error
 	for _, pattern := range []string{"*.log", "*.log.gz", "pids/*.pid"} {

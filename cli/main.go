@@ -20,7 +20,7 @@ var commands = []string{"health", "completion", cobra.ShellCompRequestCmd, cobra
 // been made already.
 func Main(args []string, first *early.Start) int {
 	s := newSettings(programName(args))
-	s.starter = starterOf(os.Getenv)
+	s.starter, s.adopted = starterOf(os.Getenv), adoption(os.Getenv)
 	return s.main(args[min(1, len(args)):], os.Getenv, func(s *settings) int { return run(s, first) })
 }
 

@@ -62,7 +62,7 @@ func (r *running) start(first *early.Start) error {
 		return err
 	}
 	r.manager = managerOf(os.Getenv)
-	o.Adopt = adoption(os.Getenv)
+	o.Adopt = r.adopted
 	if r.umask >= 0 {
 		syscall.Umask(r.umask)
 	}

@@ -13,6 +13,7 @@ import (
 
 	pid1 "evermore/init"
 	"evermore/nearest"
+	"evermore/reaper"
 )
 
 // settings is what was asked for: every option read and checked, whether it came
@@ -65,8 +66,9 @@ type settings struct {
 	help    bool
 	version bool
 
-	starter *starter // nil: this is no daemon
-	ran     []string // what runs the SCRIPT, after options()
+	starter *starter         // nil: this is no daemon
+	adopted *reaper.Adoption // the app of a daemon, where it runs already
+	ran     []string         // what runs the SCRIPT, after options()
 
 	// answer is how an action answers.
 	answer struct {

@@ -40,7 +40,10 @@ func (s *settings) options() (pid1.Options, error) {
 	}
 	base := s.childEnv(os.Environ(), who)
 	env, err := s.withEnvFiles(base)
-	if err != nil {
+	switch {
+	case err != nil && s.adopted != nil:
+		env = base // as above: Refresh tells of it
+	case err != nil:
 		return o, err
 	}
 	argv, err := s.commandLine(env)
@@ -50,7 +53,7 @@ func (s *settings) options() (pid1.Options, error) {
 	if err := s.placeFiles(); err != nil {
 		return o, err
 	}
-	if err := s.placeWatch(dir); err != nil {
+	if err := s.placeWatch(dir); err != nil && s.adopted == nil {
 		return o, err
 	}
 	if s.logFormat == "" {
@@ -103,7 +106,7 @@ func (s *settings) dir() (string, error) {
 	if err == nil {
 		err = unix.Faccessat(unix.AT_FDCWD, dir, unix.X_OK, unix.AT_EACCESS)
 	}
-	if err != nil {
+	if err != nil && s.adopted == nil {
 		return "", s.about(name, fmt.Errorf("cannot enter %s: %w", dir, reason(err)))
 	}
 	// The way there is the same as long as evermore itself stays where it is.
@@ -153,7 +156,7 @@ func (s *settings) script() (string, error) {
 		}
 	}
 	switch _, err := os.Stat(path); {
-	case err == nil:
+	case err == nil, s.adopted != nil: // what runs already is missed when it is to be started again
 		return path, nil
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return "", s.cannotStart(s.hint(), "script %s does not exist.", path)
@@ -292,7 +295,8 @@ func (s *settings) ownEnv(environ []string) []string {
 	}
 	env := slices.DeleteFunc(slices.Clone(environ), func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
-		return own[name]
+		// What a hook of --on-exit was told is not for what it starts.
+		return own[name] || strings.HasPrefix(name, "EVERMORE_EXIT_")
 	})
 	return with(env, s.env...)
 }

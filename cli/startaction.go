@@ -83,7 +83,7 @@ func (s *settings) ofFile(sources []source) ([]*settings, error) {
 // of gives the settings of an app of a file.
 func (s *settings) of(a appfile.App, path string, sources []source) (*settings, error) {
 	one := newSettings(s.program)
-	one.form, one.answer, one.starter = s.form, s.answer, s.starter
+	one.form, one.answer, one.starter, one.adopted = s.form, s.answer, s.starter, s.adopted
 	for i := range table {
 		o := &table[i]
 		for _, text := range s.texts[o.name] {

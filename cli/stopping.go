@@ -183,6 +183,8 @@ func (s *settings) stop(a *app) error {
 	defer cancel()
 	if _, err := a.Stop(ctx, q); err != nil {
 		switch {
+		case a.Alive() && isUnresponsive(err):
+			return fmt.Errorf("it is still being stopped by supervisor %d after %s; %s signal KILL %s ends it now", a.PID, a.stopTime(), s.program, a.UID)
 		case a.Alive():
 			return fmt.Errorf("supervisor %d: %w", a.PID, err)
 		case a.Review() && a.Status == control.Unsupervised:

@@ -180,9 +180,9 @@ func TestJudge(t *testing.T) {
 		"a pid that is not used":        {with(func(r *Record) { r.PID = 1 << 30 }), dead},
 		"before it was renamed":         {with(func(r *Record) { r.Host = "other" }), Running},
 		"before the reboot":             {with(func(r *Record) { r.Boot = "other" }), dead},
-		"another host":                  {with(func(r *Record) { r.Host, r.Boot = "other", "other" }), elsewhere},
-		"another container":             {with(func(r *Record) { r.Namespace = "1"; r.PID = 1 << 30 }), elsewhere},
-		"another container, other host": {with(func(r *Record) { r.Namespace, r.Host = "1", "other" }), elsewhere},
+		"another host":                  {with(func(r *Record) { r.Host, r.Boot = "other", "other" }), Elsewhere},
+		"another container":             {with(func(r *Record) { r.Namespace = "1"; r.PID = 1 << 30 }), Elsewhere},
+		"another container, other host": {with(func(r *Record) { r.Namespace, r.Host = "1", "other" }), Elsewhere},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -195,8 +195,8 @@ func TestJudge(t *testing.T) {
 				t.Fatal(err)
 			}
 			write(t, root, test.record)
-			records, err := List(root)
-			if err != nil || len(records) == 1 != (test.want == Running) {
+			records, err := listIn(root)
+			if err != nil || len(records) == 1 != (test.want != dead) || len(records) == 1 && records[0].Status != test.want {
 				t.Errorf("listed: %+v, %v", records, err)
 			}
 			if _, err := os.Stat(test.record.path(root)); (err != nil) != (test.want == dead) {

@@ -96,6 +96,7 @@ const (
 	Running      Status = "running"
 	Stopped      Status = "stopped"      // the app ended by itself and is remembered
 	Unsupervised Status = "unsupervised" // the supervisor was killed, the app was not
+	Elsewhere    Status = "elsewhere"    // on another machine or in another container: nothing is known of it
 )
 
 // Entry is a record and what it means now.
@@ -183,15 +184,9 @@ func (e Entry) Forget() {
 	_ = os.Remove(filepath.Join(e.root, "sock", e.socket()))
 }
 
-// List gives what is on record for this user in this pid namespace, oldest first:
-// in the root that is named, or in all where something may be. The records of the
-// dead that left nothing are deleted.
-func List(named string) ([]Entry, error) {
-	if named != "" {
-		return list([]candidate{{named, true}})
-	}
-	return list(candidates(os.Getenv, "/run", "/dev/shm"))
-}
+// List gives what is on record for this user, oldest first, in all roots where
+// something may be. The records of the dead that left nothing are deleted.
+func List() ([]Entry, error) { return list(candidates(os.Getenv, "/run", "/dev/shm")) }
 
 func list(roots []candidate) ([]Entry, error) {
 	var here Record
@@ -222,7 +217,7 @@ func list(roots []candidate) ([]Entry, error) {
 			switch {
 			case e.Status == dead:
 				e.Forget()
-			case e.Status != elsewhere && !known[r.file()]:
+			case !known[r.file()]:
 				known[r.file()] = true
 				entries = append(entries, e)
 			}
@@ -276,11 +271,8 @@ func read(path string) (Record, error) {
 	return r, nil
 }
 
-// What judge says of records that List does not give.
-const (
-	elsewhere Status = "elsewhere"
-	dead      Status = "dead"
-)
+// dead is what judge says of records that List deletes.
+const dead Status = "dead"
 
 // judge tells what has become of the supervisor of r, seen from the process of
 // here.
@@ -289,7 +281,7 @@ func (here Record) judge(r Record) Status {
 	case r.Boot != here.Boot && r.Host == here.Host:
 		return dead
 	case r.Boot != here.Boot || r.Namespace != here.Namespace: // a host may be renamed while it runs
-		return elsewhere
+		return Elsewhere
 	case lives(r.PID, r.StartTime):
 		return Running
 	case r.Ended != nil:
@@ -364,6 +356,11 @@ func (e *Entry) Review() bool {
 	if here.identify() != nil {
 		return true
 	}
-	e.Status = here.judge(e.Record)
+	r, err := read(e.path(e.root))
+	if err != nil {
+		return false
+	}
+	r.root = e.root
+	e.Record, e.Status = r, here.judge(r)
 	return e.Status != dead
 }

@@ -55,7 +55,7 @@ func TestListOfMany(t *testing.T) {
 		r.StartTime++ // it had the pid before
 		write(t, root, r)
 	}
-	entries, err := List(root)
+	entries, err := listIn(root)
 	if err != nil || len(entries) != n {
 		t.Fatalf("%d are listed, %v", len(entries), err)
 	}
@@ -94,7 +94,7 @@ func TestStatus(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r.Child, r.Ended = c.child, c.ended
 			write(t, root, r)
-			entries, err := List(root)
+			entries, err := listIn(root)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -142,7 +142,7 @@ func TestForeignFilesOfAllKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := files(t, dir)
-	entries, err := List(root)
+	entries, err := listIn(root)
 	if err != nil || len(entries) != 1 || entries[0].PID != os.Getpid() {
 		t.Errorf("listed %+v, %v", entries, err)
 	}
@@ -167,7 +167,7 @@ func TestUnfinishedRecord(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := List(root); err != nil {
+	if _, err := listIn(root); err != nil {
 		t.Fatal(err)
 	}
 	left, _ := filepath.Glob(filepath.Join(dir, ".*"))
@@ -183,14 +183,14 @@ func TestListPassesOver(t *testing.T) {
 		if err := errors.Join(os.MkdirAll(filepath.Join(root, "run"), 0o700), os.Chmod(filepath.Join(root, "run"), mode)); err != nil {
 			t.Fatal(err)
 		}
-		if entries, err := List(root); err != nil || len(entries) != 0 {
+		if entries, err := listIn(root); err != nil || len(entries) != 0 {
 			t.Errorf("mode %o: %+v, %v", mode, entries, err)
 		}
 		if reg, err := Register(Record{}, root); err == nil {
 			t.Errorf("mode %o: registered %+v", mode, reg)
 		}
 	}
-	if entries, err := List(filepath.Join(root, "none")); err != nil || len(entries) != 0 {
+	if entries, err := listIn(filepath.Join(root, "none")); err != nil || len(entries) != 0 {
 		t.Errorf("got %+v, %v", entries, err)
 	}
 }
@@ -236,7 +236,7 @@ func playFull() {
 		fmt.Println("the second is written:", err)
 		return
 	}
-	entries, err := List(root)
+	entries, err := listIn(root)
 	names, _ := filepath.Glob(filepath.Join(root, "run", "*"))
 	hidden, _ := filepath.Glob(filepath.Join(root, "run", ".*"))
 	fmt.Println(len(entries), len(names)+len(hidden), err, entries[0].Ended == nil)
@@ -256,3 +256,6 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }
+
+// listIn is List of one root.
+func listIn(root string) ([]Entry, error) { return list([]candidate{{root, true}}) }

@@ -30,6 +30,30 @@ func Root() (string, error) {
 	return firstUsable(candidates(os.Getenv, "/run", "/dev/shm"))
 }
 
+// Unused tells why the root is not the folder that a variable names; nil: it is, or
+// none does.
+func Unused() error {
+	for _, name := range []string{RootVariable, "EVERMORE_ROOT", "FOREVER_ROOT"} {
+		path := os.Getenv(name)
+		if path == "" {
+			continue
+		}
+		abs, err := filepath.Abs(path)
+		if err == nil {
+			_, err = firstUsable([]candidate{{abs, true}})
+		}
+		if err != nil {
+			root, other := Root()
+			if other != nil {
+				return nil // nothing can be used, and that is told by itself
+			}
+			return fmt.Errorf("%s is not used, but %s: %w", name, root, err)
+		}
+		return nil
+	}
+	return nil
+}
+
 // candidate is a folder that may be the root.
 type candidate struct {
 	path string

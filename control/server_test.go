@@ -112,7 +112,7 @@ func serve(t testing.TB, f *fake) (*Record, *Server) {
 		}
 		reg.Remove()
 	})
-	entries, err := List(root)
+	entries, err := listIn(root)
 	if err != nil || len(entries) != 1 || entries[0].Status != Running {
 		t.Fatalf("listed: %+v, %v", entries, err)
 	}

@@ -192,7 +192,7 @@ func TestSocketInFurtherRoots(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{root, further} {
-		entries, err := List(dir)
+		entries, err := listIn(dir)
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("%s: %+v, %v", dir, entries, err)
 		}
@@ -236,7 +236,7 @@ func TestNoRoomForSocket(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	entries, err := List(root)
+	entries, err := listIn(root)
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("listed %+v, %v", entries, err)
 	}
@@ -249,7 +249,7 @@ func TestNoRoomForSocket(t *testing.T) {
 func TestFrozenSupervisor(t *testing.T) {
 	root := t.TempDir()
 	cmd, _ := supervisor(t, root, "", "CONTROL_TEST_SERVE=1")
-	entries, err := List(root)
+	entries, err := listIn(root)
 	if err != nil || len(entries) != 1 {
 		t.Fatalf("listed %+v, %v", entries, err)
 	}
@@ -259,6 +259,14 @@ func TestFrozenSupervisor(t *testing.T) {
 	}
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
+	}
+	// A signal takes its time to stop every thread.
+	for state := byte(0); state != 'T'; {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", cmd.Process.Pid))
+		if err != nil {
+			t.Fatal(err)
+		}
+		state = stat[strings.LastIndexByte(string(stat), ')')+2]
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()

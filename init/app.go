@@ -180,7 +180,7 @@ func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
 // evermore's exit code.
 func (a *App) Start() (code int, err error) {
 	if a.opts.Ready.By == ReadyNotify {
-		if a.notify, err = listenNotify(a.notices, a.over); err != nil {
+		if a.notify, err = listenNotify(a.notices, a.over, a.opts.Adopt); err != nil {
 			return 1, err
 		}
 	}
@@ -366,6 +366,9 @@ func (a *App) adopt() error {
 	a.run = run{n: a.run.n + 1, process: p, started: a.opts.Adopt.StartedAt}
 	_ = a.catcher.SetTarget(p.PIDFD())
 	a.began(p)
+	if a.opts.Ready.By == ReadyNotify {
+		a.becameReady() // it said so to the supervisor that it had, and will not say it again
+	}
 	return nil
 }
 
@@ -377,6 +380,7 @@ func (a *App) began(p Process) {
 	a.snap.Starts++
 	a.snap.Backoff, a.snap.BackoffUntil = 0, time.Time{}
 	a.snap.Status = ""
+	a.publish() // who hears of the start finds it in the snapshot
 	a.emit(Event{Kind: Started, PID: p.PID()})
 	a.awaitReady()
 	a.run.watchdog = a.opts.Watchdog

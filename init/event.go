@@ -66,7 +66,7 @@ type Event struct {
 	Backoff  time.Duration // BackingOff: how long the next start waits
 	Code     int           // GaveUp, Stopped: evermore's exit code
 
-	Signal    syscall.Signal // Signalled, Killed
+	Signal    syscall.Signal // Signalled, SignalSent, Killed
 	SentAs    syscall.Signal // Signalled: what the app was sent; 0: nothing
 	SenderPID int            // Signalled; 0: the kernel, or a process outside the pid namespace
 	SenderUID int            // Signalled
@@ -95,6 +95,7 @@ const (
 	GaveUp                      // the policy ends it
 	Stopping                    // the app is being ended
 	Signalled                   // a signal arrived
+	SignalSent                  // the app was sent a signal that was asked for; Text: why
 	Killed                      // the app did not end in time: SIGKILL
 	LeftoversEnding             // processes of a dead run are being ended
 	LeftoversStuck              // and could not be

@@ -29,11 +29,24 @@ type notifySocket struct {
 	name string // as NOTIFY_SOCKET has it
 	conn *net.UnixConn
 	done chan struct{}
+	// adopted is a process that is no descendant and may speak; 0: there is none.
+	adopted int
 }
 
-// listenNotify opens the socket; what is said there goes to out until over.
-func listenNotify(out chan<- notice, over <-chan struct{}) (*notifySocket, error) {
-	name := fmt.Sprintf("@evermore/%d-%016x", os.Getpid(), rand.Uint64())
+// notifyNames is how the names of sockets for notices begin.
+const notifyNames = "@evermore/"
+
+// listenNotify opens the socket; what is said there goes to out until over. An
+// app that is adopted goes on to speak to the socket of the supervisor that it
+// had, which is opened again then.
+func listenNotify(out chan<- notice, over <-chan struct{}, adopt *reaper.Adoption) (*notifySocket, error) {
+	name, adopted := fmt.Sprintf("%s%d-%016x", notifyNames, os.Getpid(), rand.Uint64()), 0
+	if adopt != nil {
+		adopted = adopt.PID
+		if strings.HasPrefix(adopt.Notify, notifyNames) {
+			name = adopt.Notify
+		}
+	}
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: name, Net: "unixgram"})
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the socket for --ready notify: %w", err)
@@ -50,7 +63,7 @@ func listenNotify(out chan<- notice, over <-chan struct{}) (*notifySocket, error
 		conn.Close()
 		return nil, fmt.Errorf("cannot learn who speaks on the socket for --ready notify: %w", err)
 	}
-	s := &notifySocket{name: name, conn: conn, done: make(chan struct{})}
+	s := &notifySocket{name: name, conn: conn, done: make(chan struct{}), adopted: adopted}
 	go s.read(out, over)
 	return s, nil
 }
@@ -67,7 +80,7 @@ func (s *notifySocket) read(out chan<- notice, over <-chan struct{}) {
 		if err != nil {
 			return // closed
 		}
-		if !fromDescendant(oob[:oobn]) {
+		if !s.mayCome(oob[:oobn]) {
 			continue
 		}
 		if told, ok := parseNotice(string(buf[:n])); ok {
@@ -85,16 +98,17 @@ func (s *notifySocket) close() {
 	<-s.done
 }
 
-// fromDescendant tells whether the sender was started below evermore. One in
-// another pid namespace has pid 0.
-func fromDescendant(oob []byte) bool {
+// mayCome tells whether the sender was started below evermore, or below the app
+// that it adopted. One in another pid namespace has pid 0.
+func (s *notifySocket) mayCome(oob []byte) bool {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
 		return false
 	}
 	for i := range messages {
 		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
-			return cred.Pid > 0 && reaper.Below(int(cred.Pid), os.Getpid())
+			pid := int(cred.Pid)
+			return pid > 0 && (reaper.Below(pid, os.Getpid()) || s.adopted != 0 && (pid == s.adopted || reaper.Below(pid, s.adopted)))
 		}
 	}
 	return false

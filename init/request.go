@@ -26,6 +26,7 @@ type stopRequest struct{ by syscall.Signal }
 // signalRequest asks for a signal to the app.
 type signalRequest struct {
 	signal syscall.Signal
+	text   string
 	done   chan error // buffered
 }
 
@@ -70,9 +71,9 @@ func (a *App) Stop(ctx context.Context, by syscall.Signal) error {
 }
 
 // Signal sends the app a signal, or its group with Options.SignalGroup. It is not
-// rewritten and means nothing to evermore.
-func (a *App) Signal(ctx context.Context, s syscall.Signal) error {
-	r := signalRequest{s, make(chan error, 1)}
+// rewritten and means nothing to evermore. text is what the log says of the cause.
+func (a *App) Signal(ctx context.Context, s syscall.Signal, text string) error {
+	r := signalRequest{s, text, make(chan error, 1)}
 	select {
 	case a.signals <- r:
 	case <-a.over:
@@ -162,5 +163,6 @@ func (a *App) signalAsked(r signalRequest) {
 		return
 	}
 	a.sentAt[r.signal] = time.Now()
+	a.emit(Event{Kind: SignalSent, PID: a.run.process.PID(), Signal: r.signal, Text: r.text})
 	r.done <- nil
 }

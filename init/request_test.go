@@ -254,7 +254,7 @@ func TestStopEndsRestart(t *testing.T) {
 		// Nobody is left waiting by requests that come late.
 		st.restart().answered(ErrEnding)
 		st.stop(0).answered(nil)
-		st.ask(func(ctx context.Context) error { return st.app.Signal(ctx, syscall.SIGUSR2) }).answered(ErrEnding)
+		st.ask(func(ctx context.Context) error { return st.app.Signal(ctx, syscall.SIGUSR2, "it was asked to") }).answered(ErrEnding)
 	})
 }
 
@@ -336,7 +336,7 @@ func TestStopByRequestInEachState(t *testing.T) {
 
 func TestSignalByRequest(t *testing.T) {
 	signal := func(st *stage, by syscall.Signal) error {
-		q := st.ask(func(ctx context.Context) error { return st.app.Signal(ctx, by) })
+		q := st.ask(func(ctx context.Context) error { return st.app.Signal(ctx, by, "it was asked to") })
 		return <-q.answer
 	}
 	o := container()
@@ -393,7 +393,7 @@ func TestRequestsOfHungLoop(t *testing.T) {
 		a := New(container(), nil, nil)
 		ctx, cancel := context.WithTimeout(t.Context(), s)
 		defer cancel()
-		for _, err := range []error{a.Restart(ctx, ReasonRequest, ""), a.Stop(ctx, 0), a.Signal(ctx, syscall.SIGHUP)} {
+		for _, err := range []error{a.Restart(ctx, ReasonRequest, ""), a.Stop(ctx, 0), a.Signal(ctx, syscall.SIGHUP, "it was asked to")} {
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("got %v", err)
 			}

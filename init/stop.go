@@ -138,6 +138,7 @@ func (a *App) killTimeElapsed() {
 	// Even SIGKILL did not end it: it hangs in the kernel. It is left there.
 	pid := a.run.process.PID()
 	a.emit(Event{Kind: Warned, PID: pid, Err: fmt.Errorf("process %d is still there %s after SIGKILL: it hangs in the kernel", pid, killGrace)})
+	a.answer(fmt.Errorf("process %d survives SIGKILL: it hangs in the kernel", pid))
 	if a.final {
 		a.stop(128 + int(syscall.SIGKILL))
 	}

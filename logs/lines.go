@@ -177,6 +177,7 @@ var kindNames = [...]string{
 	pid1.GaveUp:          "gave_up",
 	pid1.Stopping:        "stopping",
 	pid1.Signalled:       "signalled",
+	pid1.SignalSent:      "signal_sent",
 	pid1.Killed:          "killed",
 	pid1.LeftoversEnding: "leftovers_ending",
 	pid1.LeftoversStuck:  "leftovers_stuck",
@@ -272,7 +273,7 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 			return zerolog.InfoLevel
 		}
 		return zerolog.DebugLevel
-	case pid1.BackingOff, pid1.LeftoversEnding:
+	case pid1.BackingOff, pid1.LeftoversEnding, pid1.SignalSent:
 		return zerolog.InfoLevel
 	default:
 		return zerolog.DebugLevel
@@ -326,6 +327,8 @@ func (l *Lines) words(e pid1.Event) string {
 		return l.product + " stopping script"
 	case pid1.Signalled:
 		return fmt.Sprintf("%s received %s from %s, %s", l.product, signals.Name(e.Signal), sender(e), fate(e))
+	case pid1.SignalSent:
+		return fmt.Sprintf("%s sent %s to script because %s", l.product, signals.Name(e.Signal), e.Text)
 	case pid1.Killed:
 		return fmt.Sprintf("%s killed script by signal: %s", l.product, signals.Name(e.Signal))
 	case pid1.LeftoversEnding:

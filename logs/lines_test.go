@@ -176,6 +176,12 @@ var eventLines = []struct {
 		`{"event":"signalled","signal":"SIGWINCH","sent_as":"SIGWINCH","sender_pid":0,"sender_uid":0}`,
 	},
 	{
+		"sent a signal",
+		pid1.Event{Kind: pid1.SignalSent, PID: 7, Signal: syscall.SIGHUP, Text: "/srv/app.js changed"},
+		"info: Evermore sent SIGHUP to script because /srv/app.js changed", "",
+		`{"event":"signal_sent","pid":7,"signal":"SIGHUP"}`,
+	},
+	{
 		"killed",
 		pid1.Event{Kind: pid1.Killed, PID: 7, Signal: syscall.SIGKILL},
 		"warn: Evermore killed script by signal: SIGKILL",

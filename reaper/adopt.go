@@ -22,6 +22,8 @@ type Adoption struct {
 	StartTime uint64
 	// StartedAt is the same moment on the wall clock.
 	StartedAt time.Time
+	// Notify is the socket that it speaks sd_notify(3) to; empty: none.
+	Notify string
 }
 
 // exitTime is how long the status of an adopted process is waited for once it is
