@@ -16,7 +16,7 @@ import (
 // foreground completes the settings of a run in the foreground. A file of apps
 // stands for the app in it.
 func (s *settings) foreground(getenv func(string) string) (*settings, error) {
-	list, err := s.each1(getenv)
+	list, err := s.expand(getenv)
 	if err != nil {
 		return nil, err
 	}
@@ -26,8 +26,9 @@ func (s *settings) foreground(getenv func(string) string) (*settings, error) {
 	return list[0], nil
 }
 
-// each1 gives the complete settings of each app that was asked for.
-func (s *settings) each1(getenv func(string) string) ([]*settings, error) {
+// expand gives the complete settings of each app that was asked for: one, or those
+// of a file.
+func (s *settings) expand(getenv func(string) string) ([]*settings, error) {
 	sources := []source{variables(getenv)}
 	if s.form == script {
 		c, err := s.readConfig()
@@ -149,7 +150,7 @@ func (s *settings) startAction(args []string) (int, error) {
 	if err := s.called(args, false); err != nil {
 		return 0, err
 	}
-	list, err := s.each1(os.Getenv)
+	list, err := s.expand(os.Getenv)
 	if err != nil {
 		return 0, err
 	}
