@@ -31,12 +31,9 @@ func (s *settings) foreground(getenv func(string) string) (*settings, error) {
 func (s *settings) expand(getenv func(string) string) ([]*settings, error) {
 	sources := []source{variables(getenv)}
 	if s.form == script {
-		c, err := s.readConfig()
-		switch {
-		case err == nil:
+		// Without a folder there is no configuration.
+		if c, err := s.readConfig(); err == nil {
 			sources = append(sources, c.optionDefaults(s.program))
-		case s.isGiven("path"):
-			return nil, err
 		}
 		if appfile.Is(s.argv[0]) {
 			return s.ofFile(sources)
