@@ -74,8 +74,29 @@ func (r *reader) spellings() map[string]string {
 	return names
 }
 
+// monitorKeys are those of the library forever-monitor, which forever itself never
+// read from a file.
+var monitorKeys = map[string]string{
+	"cwd":                 `use "workingDir"`,
+	"killTTL":             `use "killTimeout"`,
+	"watchIgnorePatterns": `use "watchIgnore"`,
+	"watchIgnoreDotFiles": `dot files are ignored unless "watchAll" is true`,
+	"usePolling":          `use "watchPoll", a time such as "1s"`,
+	"pollingInterval":     `use "watchPoll", a time such as "1s"`,
+	"checkFile":           "the script must be there: leave it out",
+	"spawnWith":           "forever does not read it either: leave it out",
+	"hideEnv":             "forever does not read it either: leave it out",
+	"fork":                "forever does not read it either: leave it out",
+	"stdio":               "forever does not read it either: leave it out",
+	"parser":              "forever does not read it either: leave it out",
+	"options":             `use "args"`,
+}
+
 // unknown is the error for a key that nothing is called.
 func (r *reader) unknown(m member) error {
+	if advice := monitorKeys[m.key]; advice != "" {
+		return r.errorAt(m.at, "unknown key %q: %s", m.key, advice)
+	}
 	if pm2Key(m.key) != nil {
 		return r.errorAt(m.at, "unknown key %q: pm2's keys go into a list of \"apps\"", m.key)
 	}

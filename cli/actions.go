@@ -228,6 +228,8 @@ func (s *settings) helpAction(args []string) (int, error) {
 	switch {
 	case len(args) == 0:
 		return 0, s.print(s.helpText())
+	case len(args) == 1 && args[0] == "completion":
+		return 0, s.print("usage: " + s.program + " completion " + strings.Join(shells, "|") + "\n")
 	case len(args) == 1 && args[0] == "health":
 		return 0, s.print(s.healthHelp())
 	case len(args) == 1:

@@ -31,10 +31,11 @@ const (
 // app is an app that is on record, and what its supervisor says of it.
 type app struct {
 	control.Entry
-	at    time.Time      // when it was as it is here
-	state *control.State // nil: nobody answers
-	err   error          // why
-	used  *use           // what it took when it was last looked at; nil: it was not
+	program string         // whose words list uses: evermore's or forever's
+	at      time.Time      // when it was as it is here
+	state   *control.State // nil: nobody answers
+	err     error          // why
+	used    *use           // what it took when it was last looked at; nil: it was not
 }
 
 // apps gives all apps in evermore's folder. Their supervisors are asked how they
@@ -54,7 +55,7 @@ func (s *settings) apps() ([]*app, error) {
 	slots := make(chan struct{}, askedAtOnce)
 	var wait sync.WaitGroup
 	for i, e := range entries {
-		a := &app{Entry: e}
+		a := &app{Entry: e, program: s.program}
 		list[i] = a
 		if e.Status != control.Running {
 			continue
@@ -85,6 +86,7 @@ func (a *app) ask(ctx context.Context) {
 		state, err := a.State(ctx)
 		if err == nil {
 			a.state = &state
+			a.App = state.App // its record may have been lost
 			return
 		}
 		if ctx.Err() != nil {
@@ -111,8 +113,10 @@ func (a *app) status() string {
 		return "STOPPED"
 	case a.state == nil:
 		return "UNRESPONSIVE"
+	case a.program == "forever":
+		return "" // it counts a pause as uptime
 	}
-	return ""
+	return map[string]string{"backoff": "WAITING", "stopping": "STOPPING", "preparing": "PREPARING"}[a.state.State]
 }
 
 // pid is the app's process, or that of its last run; 0: unknown.
@@ -214,7 +218,18 @@ func (s *settings) choose(targets []string, action string) (chosen []*app, missi
 		}
 		return all, nil, nil
 	}
-	chosen, missing = among(all, targets)
+	var wanted []string
+	for _, t := range targets {
+		if of := s.targetsOf(t); of != nil && len(find(all, t)) == 0 {
+			wanted = append(wanted, of...)
+			continue
+		}
+		wanted = append(wanted, t)
+	}
+	chosen, missing = among(all, wanted)
+	if slices.Contains(missing, "all") {
+		s.say(levelHelp, s.program+" stopall and restartall are for all of them")
+	}
 	return chosen, missing, nil
 }
 

@@ -336,7 +336,6 @@ func (s *settings) setAction(args []string) (int, error) {
 	if slices.Contains([]string{"root", "pidPath", "sockPath"}, key) {
 		return 0, usage("%s cannot be set: EVERMORE_ROOT names the folder", key)
 	}
-	s.tell(levelInfo, "Setting "+s.program+" config: "+key)
 	switch key {
 	case "loglength":
 		if _, err := parseCount(value); err != nil {
@@ -348,6 +347,7 @@ func (s *settings) setAction(args []string) (int, error) {
 	default:
 		c.set(key, value)
 	}
+	s.tell(levelInfo, "Setting "+s.program+" config: "+key)
 	return s.saveConfig(c)
 }
 
@@ -361,7 +361,9 @@ func (s *settings) clearAction(args []string) (int, error) {
 	}
 	if key == "root" || key == "pidPath" {
 		s.tell(levelWarn, "Cannot clear reserved config: "+key)
-		s.tell(levelWarn, "Use `"+s.program+" set "+key+"` instead")
+		if s.program == "forever" {
+			s.tell(levelWarn, "Use `"+s.program+" set "+key+"` instead")
+		}
 		return 0, nil
 	}
 	c, err := s.readConfig()
@@ -404,7 +406,7 @@ func optionOf(key string) *option {
 
 func (s *settings) columnsAction(args []string) (int, error) {
 	use := func() (int, error) {
-		return 0, usage("columns takes add NAME, rm NAME, set NAME... or reset; names are %s", strings.Join(columnNames(), ", "))
+		return 0, usage("columns takes add NAME..., rm NAME..., set NAME... or reset; names are %s", strings.Join(columnNames(), ", "))
 	}
 	if len(args) == 0 {
 		return use()
@@ -416,6 +418,13 @@ func (s *settings) columnsAction(args []string) (int, error) {
 	have := c.columns()
 	word, names := args[0], args[1:]
 	switch {
+	case word == "add" && len(names) > 1 || word == "rm" && len(names) > 1:
+		for _, name := range names {
+			if code, err := s.columnsAction([]string{word, name}); err != nil {
+				return code, err
+			}
+		}
+		return 0, nil
 	case (word == "add" || word == "rm") && len(names) == 1:
 		name := names[0]
 		known := slices.Contains(columnNames(), name)

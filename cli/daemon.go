@@ -199,6 +199,7 @@ func (s *settings) placeDaemon() {
 	if s.logFile == "" {
 		s.logFile = s.uid + ".log"
 		s.texts["log-file"] = []string{s.logFile}
+		s.ownLog = true
 	}
 	if s.pidFile == "" {
 		s.pidFile = s.uid + ".pid"

@@ -47,7 +47,7 @@ func (r *running) enroll() (*register, error) {
 	if e.registration, err = control.Register(record, root); err != nil {
 		return nil, fmt.Errorf("cannot put this supervisor on record: %w", err)
 	}
-	if e.server, err = control.Serve(e.registration, supervisor{r, address}); err != nil {
+	if e.server, err = control.Serve(e.registration, supervisor{r, address, e.registration}); err != nil {
 		return e, err
 	}
 	r.events.Store(e.server)
@@ -123,11 +123,13 @@ func (r *running) publish(e pid1.Event) {
 // supervisor is what the control socket asks and commands.
 type supervisor struct {
 	*running
-	address string
+	address      string
+	registration *control.Registration
 }
 
 func (s supervisor) State() control.State {
 	s.trimmer.Later()
+	s.registration.Renew()
 	snap := s.app.Snapshot()
 	v, _ := build()
 	st := control.State{
@@ -206,7 +208,32 @@ func (r *running) changed(c watch.Change) {
 		_ = r.app.Signal(context.Background(), r.watchSignal, text) // an app that is down reads its files when it starts
 		return
 	}
+	if r.storm.isOne(c.Path, time.Now()) {
+		r.warn(fmt.Errorf("%s changes again and again: if the app itself writes it, name it in .foreverignore or by --watch-ignore", c.Path))
+	}
 	_ = r.app.Restart(context.Background(), pid1.ReasonWatch, text) // its failure has its own event
+}
+
+// storm finds a file whose changes restart the app without end.
+type storm struct {
+	path  string
+	since time.Time
+	n     int
+}
+
+// stormTime is the time in which stormSize restarts because of one file are told.
+const (
+	stormTime = time.Minute
+	stormSize = 5
+)
+
+// isOne takes note of a change and tells whether it is time to warn.
+func (s *storm) isOne(path string, now time.Time) bool {
+	if path != s.path || now.Sub(s.since) > stormTime {
+		*s = storm{path: path, since: now}
+	}
+	s.n++
+	return s.n == stormSize
 }
 
 // placeWatch finds out which folders are to be watched.

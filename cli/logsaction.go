@@ -39,7 +39,7 @@ func (s *settings) logsAction(targets []string) (int, error) {
 	for _, a := range chosen {
 		for _, path := range s.logFiles(a) {
 			if path == "" {
-				s.tell(levelError, fmt.Sprintf("%s has no such log file: its output is where it was started", a.UID))
+				s.tell(levelError, fmt.Sprintf("%s has no such log file: %s", a.UID, a.whereOutput()))
 				code = 1
 				continue
 			}
@@ -79,6 +79,14 @@ func (s *settings) logsAction(targets []string) (int, error) {
 		return 1, err
 	}
 	return code, nil
+}
+
+// whereOutput says where to look instead.
+func (a *app) whereOutput() string {
+	if a.LogFile != "" {
+		return "its output is in " + a.LogFile
+	}
+	return "its output is where it was started"
 }
 
 // logFiles are the files that are asked for: that of -l, or those of -o and -e.
@@ -193,7 +201,7 @@ func (s *settings) eventsAction(targets []string) (int, error) {
 		if a.Status == control.Running {
 			return 1, s.unanswered(a)
 		}
-		return 1, fmt.Errorf("%s has no supervisor", a.UID)
+		return 1, fmt.Errorf("%s does not run: %s restart %s", a.UID, s.program, a.UID)
 	}
 	body, err := a.Open(context.Background(), "/v1/events")
 	if err != nil {

@@ -409,7 +409,7 @@ var table = []option{
 }
 
 // spellings are further names of options.
-var spellings = map[string]string{"plain": "no-colors", "color": "colors", "no-color": "no-colors", "follow": "fifo"}
+var spellings = map[string]string{"plain": "no-colors", "color": "colors", "no-color": "no-colors", "follow": "fifo", "name": "uid"}
 
 // camel is forever's writing of a name: minUptime.
 func camel(name string) string {

@@ -142,6 +142,7 @@ type running struct {
 	made     control.Recipe // how this supervisor is started again
 	uidLock  *control.Lock
 	watcher  *watch.Watcher
+	storm    storm
 	enrolled chan *register // gives the entry in the register, once
 	entry    *register      // a daemon's, which is there from the start
 	events   atomic.Pointer[control.Server]

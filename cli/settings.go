@@ -44,6 +44,7 @@ type settings struct {
 	// The files are absolute after options(); empty: none.
 	logFile, outFile, errFile, pidFile string
 	appendLogs                         bool
+	ownLog                             bool // logFile is that of the uid
 	silent                             bool
 	timestamps                         bool
 	logMaxSize                         int64 // bytes; 0: no rotation

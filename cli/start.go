@@ -16,6 +16,7 @@ import (
 
 	"evermore/control"
 	pid1 "evermore/init"
+	"evermore/nearest"
 	"evermore/reaper"
 )
 
@@ -172,10 +173,22 @@ func (s *settings) hint() string {
 	if slices.Contains(commands, word) {
 		return fmt.Sprintf("%s comes first when it is a command: %s %s", word, s.program, word)
 	}
+	if to := pm2Actions[word]; to != "" {
+		return fmt.Sprintf("what pm2 calls %s is: %s %s", word, s.program, to)
+	}
+	if near := nearest.Nearest(word, actionNames()); near != "" {
+		return fmt.Sprintf("did you mean: %s %s", s.program, strings.Join(append([]string{near}, s.argv[1:]...), " "))
+	}
 	if _, err := lookPath(word, os.Getenv("PATH")); err == nil {
 		return fmt.Sprintf("to run a command: %s -- %s", s.program, strings.Join(s.argv, " "))
 	}
 	return ""
+}
+
+// pm2Actions are words of pm2's that are others here.
+var pm2Actions = map[string]string{
+	"ls": "list", "status": "list", "ps": "list", "jlist": "list --json", "delete": "stop", "del": "stop", "monit": "list",
+	"log": "logs", "flush": "cleanlogs", "sendSignal": "signal", "unstartup": "startup", "env": "config --effective",
 }
 
 // cannotStart is forever's answer, two lines with exit code 255.
@@ -260,7 +273,8 @@ func (s *settings) placeFiles() error {
 			}
 		}
 	}
-	if s.logFile != "" && !s.appendLogs && s.starter == nil {
+	// forever refuses to add to the log of a uid, too.
+	if s.logFile != "" && !s.appendLogs && s.starter == nil && (!s.ownLog || s.program == "forever") {
 		// /dev/stdout and the like are always there.
 		if info, err := os.Stat(s.logFile); err == nil && info.Mode().IsRegular() {
 			return s.cannotStart("", "log file %s exists. Use the -a or --append option to append log.", s.logFile)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"evermore/appfile"
 	"evermore/control"
@@ -50,6 +51,23 @@ func (s *settings) ofFile(sources []source) ([]*settings, error) {
 		_, err := s.script()
 		return nil, err
 	}
+	apps, err := appfile.Read(context.Background(), path, s.fileKeys(), s.answer.env)
+	if err != nil {
+		return nil, err
+	}
+	var list []*settings
+	for _, a := range apps {
+		one, err := s.of(a, path, sources)
+		if err != nil {
+			return nil, fmt.Errorf("%s: app %s: %w", path, a.Name, err)
+		}
+		list = append(list, one)
+	}
+	return list, nil
+}
+
+// fileKeys are the keys that a file of apps may have.
+func (s *settings) fileKeys() appfile.Keys {
 	keys := appfile.Keys{Options: map[string]appfile.Kind{}, Split: splitWords, SourceDir: s.sourceDir}
 	for i := range table {
 		o := &table[i]
@@ -63,19 +81,30 @@ func (s *settings) ofFile(sources []source) ([]*settings, error) {
 			keys.Options[o.name] = appfile.Value
 		}
 	}
-	apps, err := appfile.Read(context.Background(), path, keys, s.answer.env)
+	return keys
+}
+
+// targetsOf gives the apps of a file as targets, by uid or script; none: it is no
+// such file.
+func (s *settings) targetsOf(file string) []string {
+	if !appfile.Is(file) {
+		return nil
+	}
+	apps, err := appfile.Read(context.Background(), file, s.fileKeys(), "")
 	if err != nil {
-		return nil, err
+		return nil
 	}
-	var list []*settings
+	var targets []string
 	for _, a := range apps {
-		one, err := s.of(a, path, sources)
-		if err != nil {
-			return nil, fmt.Errorf("%s: app %s: %w", path, a.Name, err)
+		target := a.Script
+		for _, o := range a.Options {
+			if o.Name == "uid" {
+				target = o.Values[0]
+			}
 		}
-		list = append(list, one)
+		targets = append(targets, target)
 	}
-	return list, nil
+	return targets
 }
 
 // of gives the settings of an app of a file.
@@ -147,6 +176,12 @@ func (s *settings) startAction(args []string) (int, error) {
 	if err := s.called(args, false); err != nil {
 		return 0, err
 	}
+	if os.Getpid() == 1 {
+		return 0, usage("start is for a host: here it is PID 1, and all ends with it; use %s %s", s.program, strings.Join(args, " "))
+	}
+	if root, err := control.Root(); err == nil && !control.IsLasting(root) {
+		s.say(levelWarn, fmt.Sprintf("no home folder can be used: logs and all else are in %s, which does not outlast a reboot; EVERMORE_ROOT names another", root))
+	}
 	list, err := s.expand(os.Getenv)
 	if err != nil {
 		return 0, err
@@ -186,8 +221,8 @@ func (s *settings) check(all []*app) (replaced []*app, err error) {
 		}
 	}
 	s.placeDaemon()
-	if len(replaced) > 0 {
-		s.appendLogs = true // its log is there
+	if len(replaced) > 0 || s.answer.replace {
+		s.appendLogs = true // its log may be there
 		s.texts["append"] = []string{"true"}
 	}
 	if _, err := s.options(); err != nil {
@@ -208,12 +243,31 @@ func (s *settings) startDaemon(replaced []*app) error {
 	}
 	name := s.argv[0]
 	s.tell(levelInfo, capital(s.program)+" processing file: "+name)
+	_, noLog := os.Stat(s.logFile)
 	o, err := launch(s.recipe(), s.logFile, nil)
 	if err != nil {
+		if errors.Is(noLog, fs.ErrNotExist) {
+			forgetLog(s.logFile)
+		}
 		return err
 	}
 	if s.program != "forever" {
 		s.tell(levelInfo, fmt.Sprintf("Evermore started process with uid: %s, pid: %d, log: %s", s.uid, o.PID, s.logFile))
 	}
 	return nil
+}
+
+// forgetLog deletes the log of a start that failed, unless it tells more than the
+// starter has told: it would be in the way of the next one.
+func forgetLog(path string) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(text)) {
+		if !strings.HasPrefix(line, "error: ") && !strings.HasPrefix(line, "help: ") && !strings.HasPrefix(line, "warn: ") {
+			return
+		}
+	}
+	_ = os.Remove(path)
 }

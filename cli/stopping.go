@@ -389,7 +389,7 @@ func (s *settings) signalAction(args []string) (int, error) {
 			if a.Status == control.Running {
 				return s.unanswered(a)
 			}
-			return errors.New("it has no supervisor")
+			return fmt.Errorf("it does not run under a supervisor: %s adopt or restart", s.program)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), restartMargin)
 		defer cancel()

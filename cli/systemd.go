@@ -97,7 +97,7 @@ func (s *settings) saveAction(args []string) (int, error) {
 	}
 	apps := []saved{}
 	for _, a := range list {
-		if !a.Daemon {
+		if !a.Daemon || a.Status == control.Stopped {
 			continue // what runs in the foreground belongs to who started it
 		}
 		r, err := s.recipeOf(a)
@@ -105,6 +105,9 @@ func (s *settings) saveAction(args []string) (int, error) {
 			return 1, fmt.Errorf("cannot save %s, and so nothing: %w", a.UID, err)
 		}
 		apps = append(apps, saved{a.UID, a.LogFile, r})
+	}
+	if len(apps) == 0 {
+		return 1, fmt.Errorf("no %s processes running: what was saved before is kept; to forget it, delete %s", s.program, savedPath(root))
 	}
 	text, err := json.MarshalIndent(apps, "", "  ")
 	if err != nil {
@@ -157,7 +160,7 @@ func (s *settings) resurrectAction(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	code := 0
+	code, started := 0, 0
 	for _, one := range apps {
 		i := slices.IndexFunc(list, func(a *app) bool { return a.UID == one.UID })
 		if i >= 0 && list[i].Status != control.Stopped {
@@ -172,6 +175,10 @@ func (s *settings) resurrectAction(args []string) (int, error) {
 			continue
 		}
 		s.tell(levelInfo, capital(s.program)+" started process: "+one.UID)
+		started++
+	}
+	if started == 0 && code == 0 {
+		s.tell(levelInfo, "All that was saved runs")
 	}
 	return code, nil
 }
@@ -311,6 +318,8 @@ func (s *settings) unit(a *app) (string, error) {
 	}
 	// evermore restarts the app; systemd restarts evermore.
 	say("Restart=on-failure")
+	// What a signal stopped did not fail: evermore's exit code is the app's.
+	say("SuccessExitStatus=129 130 143")
 	say("RestartSec=5s")
 	say("KillMode=mixed")
 	say("TimeoutStartSec=infinity")

@@ -107,28 +107,20 @@ type Entry struct {
 
 // Registration is the record of this process.
 type Registration struct {
-	mu     sync.Mutex // held while the files are written
-	record Record
-	roots  []string
+	mu      sync.Mutex // held while the file is written
+	record  Record
+	removed bool
 }
 
-// Register writes the record of this process into the root, and into further
-// roots where that can be done, until Remove or End is called. A supervisor that
+// Register writes the record of this process into the root, until Remove is called. A supervisor that
 // is killed leaves its record behind: List knows it for dead.
-func Register(r Record, root string, further ...string) (*Registration, error) {
+func Register(r Record, root string) (*Registration, error) {
 	if err := r.identify(); err != nil {
 		return nil, fmt.Errorf("cannot record this supervisor: %w", err)
 	}
-	reg := &Registration{record: r, roots: []string{root}}
-	if err := reg.save(root); err != nil {
-		return nil, err
-	}
-	for _, other := range further {
-		if other != root && reg.save(other) == nil {
-			reg.roots = append(reg.roots, other)
-		}
-	}
-	return reg, nil
+	r.root = root
+	reg := &Registration{record: r}
+	return reg, reg.save()
 }
 
 // Update changes the record.
@@ -136,28 +128,34 @@ func (reg *Registration) Update(change func(*Record)) error {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
 	change(&reg.record)
-	var errs []error
-	for _, root := range reg.roots {
-		errs = append(errs, reg.save(root))
+	return reg.save()
+}
+
+// Renew writes the record anew where somebody has deleted it.
+func (reg *Registration) Renew() {
+	reg.mu.Lock()
+	defer reg.mu.Unlock()
+	if _, err := os.Lstat(reg.record.path(reg.record.root)); errors.Is(err, fs.ErrNotExist) && !reg.removed {
+		_ = reg.save() // it is found by its socket all the same
 	}
-	return errors.Join(errs...)
 }
 
 // Remove forgets the supervisor.
 func (reg *Registration) Remove() {
 	reg.mu.Lock()
 	defer reg.mu.Unlock()
-	for _, root := range reg.roots {
-		_ = os.Remove(reg.record.path(root))
-	}
+	reg.removed = true
+	_ = os.Remove(reg.record.path(reg.record.root))
 }
 
-func (reg *Registration) save(root string) error {
+func (reg *Registration) save() error {
 	r := reg.record
-	path := r.path(root)
+	path := r.path(r.root)
 	dir := filepath.Dir(path)
-	if err := mkdir(dir); err != nil {
-		return err
+	for _, folder := range []string{r.root, dir} {
+		if err := mkdir(folder); err != nil {
+			return err
+		}
 	}
 	if err := private(dir); err != nil {
 		return err
@@ -197,13 +195,16 @@ func list(roots []candidate) ([]Entry, error) {
 	seen, known := map[string]bool{}, map[string]bool{}
 	for _, root := range roots {
 		dir := filepath.Join(root.path, "run")
-		if seen[dir] || private(root.path) != nil || private(dir) != nil {
+		if seen[dir] {
 			continue
 		}
 		seen[dir] = true
-		files, err := os.ReadDir(dir)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
+		var files []fs.DirEntry
+		if private(root.path) == nil && private(dir) == nil {
+			var err error
+			if files, err = os.ReadDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
 		}
 		for _, file := range files {
 			forgetUnfinished(dir, file)
@@ -222,6 +223,7 @@ func list(roots []candidate) ([]Entry, error) {
 				entries = append(entries, e)
 			}
 		}
+		entries = append(entries, here.strays(root.path, known)...)
 	}
 	slices.SortFunc(entries, func(a, b Entry) int {
 		if c := a.Started.Compare(b.Started); c != 0 {

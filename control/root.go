@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -28,6 +29,22 @@ const RootVariable = "EVERMORE_DAEMON_ROOT"
 // written by others.
 func Root() (string, error) {
 	return firstUsable(candidates(os.Getenv, "/run", "/dev/shm"))
+}
+
+// IsLasting tells whether a root is one that a reboot leaves alone, or that the
+// user has named.
+func IsLasting(root string) bool {
+	for _, dir := range []string{os.Getenv("XDG_RUNTIME_DIR"), "/run", "/dev/shm"} {
+		if dir != "" && strings.HasPrefix(root, dir+"/") {
+			for _, name := range []string{RootVariable, "EVERMORE_ROOT", "FOREVER_ROOT"} {
+				if os.Getenv(name) != "" && Unused() == nil {
+					return true
+				}
+			}
+			return false
+		}
+	}
+	return true
 }
 
 // Unused tells why the root is not the folder that a variable names; nil: it is, or

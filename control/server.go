@@ -65,7 +65,7 @@ type Supervisor interface {
 type Server struct {
 	supervisor Supervisor
 	http       *http.Server
-	files      []string
+	file       string
 	lasting    chan struct{} // holds a token for each request that may last
 
 	mu       sync.Mutex
@@ -101,7 +101,7 @@ func (s *Server) endpoints() []endpoint {
 
 // Serve begins to serve the supervisor of the registration.
 func Serve(reg *Registration, s Supervisor) (*Server, error) {
-	listeners, err := reg.record.listen(reg.roots[0])
+	listeners, err := reg.record.listen()
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the control socket: %w", err)
 	}
@@ -109,16 +109,7 @@ func Serve(reg *Registration, s Supervisor) (*Server, error) {
 		supervisor: s, lasting: make(chan struct{}, maxLasting), readers: map[*eventReader]bool{},
 	}
 	srv.over, srv.end = context.WithCancel(context.Background())
-	for _, root := range reg.roots {
-		srv.files = append(srv.files, filepath.Join(root, "sock", reg.record.socket()))
-	}
-	for _, root := range reg.roots[1:] {
-		// Who finds the record there finds the socket, too.
-		dir := filepath.Join(root, "sock")
-		if mkdir(dir) == nil && private(dir) == nil {
-			_ = os.Link(srv.files[0], filepath.Join(dir, reg.record.socket()))
-		}
-	}
+	srv.file = filepath.Join(reg.record.root, "sock", reg.record.socket())
 	mux := http.NewServeMux()
 	for _, e := range srv.endpoints() {
 		mux.HandleFunc(e.method+" "+e.path, e.serve)
@@ -147,9 +138,7 @@ func Serve(reg *Registration, s Supervisor) (*Server, error) {
 // Ended lets those who asked for the end know that it has come, and closes the
 // sockets. It waits for their answers, until the context is done.
 func (s *Server) Ended(ctx context.Context, code int) {
-	for _, file := range s.files {
-		_ = os.Remove(file)
-	}
+	_ = os.Remove(s.file)
 	s.mu.Lock()
 	s.exitCode = code
 	s.end()

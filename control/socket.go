@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,9 +26,9 @@ import (
 
 // listen opens the sockets of a record. A missing one is an error only when there
 // is no other.
-func (r *Record) listen(root string) ([]net.Listener, error) {
+func (r *Record) listen() ([]net.Listener, error) {
 	var listeners []net.Listener
-	file, err := listenFile(filepath.Join(root, "sock"), r.socket())
+	file, err := listenFile(filepath.Join(r.root, "sock"), r.socket())
 	if err == nil {
 		listeners = append(listeners, file)
 	}
@@ -46,7 +47,50 @@ func (r *Record) listen(root string) ([]net.Listener, error) {
 }
 
 func (r *Record) abstract() *net.UnixAddr {
-	return &net.UnixAddr{Net: "unix", Name: "@evermore/" + r.name()}
+	return &net.UnixAddr{Net: "unix", Name: abstractNames + r.name() + "." + rootMark(r.root)}
+}
+
+const abstractNames = "@evermore/"
+
+// rootMark stands for a root in the name of a socket: whoever uses several of them
+// wants to see their apps apart.
+func rootMark(root string) string {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(root))
+	return fmt.Sprintf("%08x", h.Sum32())
+}
+
+// strays gives the supervisors of a root whose records were deleted under them:
+// their abstract sockets are still there (proc_net(5), "unix").
+func (here Record) strays(root string, known map[string]bool) []Entry {
+	text, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return nil
+	}
+	var found []Entry
+	head := abstractNames + here.Boot[:min(len(here.Boot), 8)] + "." + here.Namespace + "."
+	tail := "." + rootMark(root)
+	for line := range strings.Lines(string(text)) {
+		_, name, ok := strings.Cut(strings.TrimSpace(line), head)
+		name, mine := strings.CutSuffix(name, tail)
+		if !ok || !mine {
+			continue
+		}
+		r := here
+		pid, start, _ := strings.Cut(name, ".")
+		var errP, errS error
+		r.PID, errP = strconv.Atoi(pid)
+		r.StartTime, errS = strconv.ParseUint(start, 10, 64)
+		r.root = root
+		var st unix.Stat_t
+		if errP != nil || errS != nil || known[r.file()] || !r.Alive() ||
+			unix.Stat("/proc/"+pid, &st) != nil || st.Uid != uint32(os.Geteuid()) {
+			continue
+		}
+		known[r.file()] = true
+		found = append(found, Entry{r, Running})
+	}
+	return found
 }
 
 func listenFile(dir, name string) (net.Listener, error) {

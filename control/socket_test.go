@@ -114,6 +114,7 @@ func TestWhoCannotBeSeen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.root = root
 	out, err := role("client", "CONTROL_TEST_ADDRESS="+r.abstract().Name).Output()
 	if got := strings.TrimSpace(string(out)); err != nil || got != "refused" {
 		t.Errorf("got %q, %v", got, err)
@@ -179,45 +180,43 @@ func TestSocketOfAnother(t *testing.T) {
 	}
 }
 
-// In further roots the record has its socket beside it.
-func TestSocketInFurtherRoots(t *testing.T) {
-	root, further := t.TempDir(), t.TempDir()
-	reg, err := Register(Record{}, root, further, root, filepath.Join(root, "run", "none", "here"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reg.Remove()
-	srv, err := Serve(reg, newFake())
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range []string{root, further} {
-		entries, err := listIn(dir)
-		if err != nil || len(entries) != 1 {
-			t.Fatalf("%s: %+v, %v", dir, entries, err)
-		}
-		info, err := os.Stat(filepath.Join(dir, "sock", entries[0].socket()))
-		if err != nil || info.Mode() != os.ModeSocket|0o600 {
-			t.Errorf("%s: %v, %v", dir, info, err)
-		}
-		entries[0].PID-- // the abstract one is another's
-		entries[0].StartTime++
-		err = within(filepath.Join(dir, "sock"), func(short string) error {
-			conn, err := net.Dial("unix", short+"/"+filepath.Base(info.Name()))
-			if err == nil {
-				conn.Close()
+// Who deletes the register, or all of the root, loses no supervisor: it is found by
+// its socket, and writes its record again when it is asked to.
+func TestLostRegister(t *testing.T) {
+	for name, lose := range map[string]string{"the record": "run", "the root": "."} {
+		t.Run(name, func(t *testing.T) {
+			root := filepath.Join(t.TempDir(), "root")
+			if err := os.Mkdir(root, 0o700); err != nil {
+				t.Fatal(err)
 			}
-			return err
+			reg, err := Register(Record{App: App{UID: "web"}}, root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer reg.Remove()
+			srv, err := Serve(reg, newFake())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer srv.Ended(inTime(t), 0)
+			if err := os.RemoveAll(filepath.Join(root, lose)); err != nil {
+				t.Fatal(err)
+			}
+			entries, err := listIn(root)
+			if err != nil || len(entries) != 1 || entries[0].PID != os.Getpid() || entries[0].Status != Running {
+				t.Fatalf("listed %+v, %v", entries, err)
+			}
+			if _, err := entries[0].State(inTime(t)); err != nil {
+				t.Error(err)
+			}
+			if other, err := listIn(t.TempDir()); err != nil || len(other) != 0 {
+				t.Errorf("in another root: %+v, %v", other, err)
+			}
+			reg.Renew()
+			if entries, err := listIn(root); err != nil || len(entries) != 1 || entries[0].UID != "web" {
+				t.Errorf("renewed: %+v, %v", entries, err)
+			}
 		})
-		if err != nil {
-			t.Errorf("%s: %v", dir, err)
-		}
-	}
-	srv.Ended(inTime(t), 0)
-	for _, dir := range []string{root, further} {
-		if n := files(t, filepath.Join(dir, "sock")); n != 0 {
-			t.Errorf("%s: %d sockets are left", dir, n)
-		}
 	}
 }
 

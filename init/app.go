@@ -29,6 +29,8 @@ const (
 	// killGrace is how long SIGKILL may take. A process in an uninterruptible
 	// sleep may outlast it: then nothing more can be done.
 	killGrace = 5 * time.Second
+	// sameInterrupt is within what a second SIGINT is the same ^C.
+	sameInterrupt = 200 * time.Millisecond
 	// settleTime is how much later than the child evermore may learn of a ^C
 	// that the terminal sent to both.
 	settleTime = 20 * time.Millisecond
@@ -104,26 +106,27 @@ type App struct {
 	over     chan struct{} // closed when Run returns
 
 	// What follows belongs to Run.
-	epoch    time.Time // the clock of the policy starts here
-	state    State
-	snap     Snapshot
-	history  History
-	run      run
-	final    bool         // nothing is started any more
-	because  Reason       // why evermore is ending the run; empty: it is not
-	cause    string       // what a person should know of that
-	forced   bool         // the next run follows at once
-	fault    bool         // evermore ends the run for a fault of it
-	waiting  []chan error // who waits for the next start
-	hooks    []hook
-	nextTime time.Time // the next of Options.Schedule; zero: not looked up
-	exitCode int
-	left     []Leftover     // of the run that is over
-	clearBy  syscall.Signal // what they were last sent
-	settling bool           // they are gone, settle is set
-	again    chan struct{}  // there is more to reap
-	zombies  zombieWatch
-	sentAt   map[syscall.Signal]time.Time // when a signal was last forwarded
+	epoch       time.Time // the clock of the policy starts here
+	state       State
+	snap        Snapshot
+	history     History
+	run         run
+	interrupted time.Time    // when a SIGINT began the stop
+	final       bool         // nothing is started any more
+	because     Reason       // why evermore is ending the run; empty: it is not
+	cause       string       // what a person should know of that
+	forced      bool         // the next run follows at once
+	fault       bool         // evermore ends the run for a fault of it
+	waiting     []chan error // who waits for the next start
+	hooks       []hook
+	nextTime    time.Time // the next of Options.Schedule; zero: not looked up
+	exitCode    int
+	left        []Leftover     // of the run that is over
+	clearBy     syscall.Signal // what they were last sent
+	settling    bool           // they are gone, settle is set
+	again       chan struct{}  // there is more to reap
+	zombies     zombieWatch
+	sentAt      map[syscall.Signal]time.Time // when a signal was last forwarded
 
 	backoff, kill, clear, settle, ready, watchdog, lookout timer
 	memory, runTime, scheduled, hookTimer                  timer

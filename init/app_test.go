@@ -956,3 +956,20 @@ func TestManyLeftoversAreCounted(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// A ^C that arrives twice is one; the next one is not.
+func TestSameInterrupt(t *testing.T) {
+	play(t, Options{}, func(st *stage) {
+		st.signal(syscall.SIGINT)
+		st.signal(syscall.SIGINT)
+		time.Sleep(sameInterrupt)
+		if slices.ContainsFunc(st.log, func(l string) bool { return strings.HasSuffix(l, "killed") }) {
+			t.Error("the second half of a ^C killed the app")
+		}
+		st.signal(syscall.SIGINT)
+		if !slices.ContainsFunc(st.log, func(l string) bool { return strings.HasSuffix(l, "killed") }) {
+			t.Error("a ^C while stopping did not kill the app")
+		}
+		st.die(137)
+	})
+}

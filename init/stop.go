@@ -89,7 +89,8 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 		}
 		a.final = true
 		a.answer(ErrEnding)
-		if received == syscall.SIGINT {
+		// A ^C may arrive twice: from the terminal, and from what hands it on.
+		if received == syscall.SIGINT && time.Since(a.interrupted) >= sameInterrupt {
 			a.killNow()
 		}
 	case StateClearing:
@@ -110,6 +111,9 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 // endRun tells the run to end, and sees to it that it does.
 func (a *App) endRun(received, send syscall.Signal) {
 	a.state = StateStopping
+	if received == syscall.SIGINT {
+		a.interrupted = time.Now()
+	}
 	a.ready.stop()
 	a.watchdog.stop()
 	a.unlimit()

@@ -21,6 +21,8 @@ const (
 // defaultRules are undone by Options.All, and in part by a later "!pattern".
 var defaultRules = []rule{
 	{glob: "node_modules"},
+	{glob: "*.log"},
+	{glob: "*.pid"},
 	{glob: ".*"},
 	{glob: dataLink, keep: true},
 }

@@ -64,7 +64,7 @@ func TestIgnores(t *testing.T) {
 func TestDefaultRules(t *testing.T) {
 	rules, _ := appendRules(slices.Clip(defaultRules), []string{"!.env", "config"})
 	for rel, want := range map[string]bool{
-		"node_modules": true, "a/node_modules": true, ".git": true, "a/.x.swp": true, "..2024_01_01": true,
+		"node_modules": true, "a/node_modules": true, "logs/access.log": true, "app.pid": true, "log": false, ".git": true, "a/.x.swp": true, "..2024_01_01": true,
 		"config": true, ".env": false, "..data": false, "a/..data": false, "app.js": false,
 	} {
 		if ignores(rules, "/srv/"+rel, rel, true) != want {

@@ -158,12 +158,12 @@ func TestFilesNeverTrigger(t *testing.T) {
 		link := filepath.Join(t.TempDir(), "link")
 		must(t, os.Symlink(dir, link))
 		// One named as it is watched, one by another path.
-		o.Files = []string{filepath.Join(dir, "logs/out.log"), filepath.Join(link, "app.pid")}
+		o.Files = []string{filepath.Join(dir, "logs/out.txt"), filepath.Join(link, "app.num")}
 		mkdir(t, filepath.Join(dir, "logs"))
 		w := watch(t, o)
-		write(t, filepath.Join(dir, "logs/out.log"))
-		write(t, filepath.Join(dir, "app.pid"))
-		other := filepath.Join(dir, "other/app.pid")
+		write(t, filepath.Join(dir, "logs/out.txt"))
+		write(t, filepath.Join(dir, "app.num"))
+		other := filepath.Join(dir, "other/app.num")
 		mkdir(t, filepath.Dir(other))
 		w.expect(filepath.Dir(other))
 		write(t, other)
