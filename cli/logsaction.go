@@ -201,7 +201,7 @@ func (s *settings) eventsAction(targets []string) (int, error) {
 		if a.Status == control.Running {
 			return 1, s.unanswered(a)
 		}
-		return 1, fmt.Errorf("%s does not run: %s restart %s", a.UID, s.program, a.UID)
+		return 1, fmt.Errorf("%s: %w", a.UID, s.alone(a))
 	}
 	body, err := a.Open(context.Background(), "/v1/events")
 	if err != nil {

@@ -267,6 +267,14 @@ func (s *settings) remembered(a *app) *app {
 	return nil
 }
 
+// alone is why nobody answers for an app.
+func (s *settings) alone(a *app) error {
+	if a.Status == control.Unsupervised {
+		return fmt.Errorf("it has no supervisor: %s adopt %s gives it one", s.program, a.UID)
+	}
+	return fmt.Errorf("it does not run: %s restart %s starts it", s.program, a.UID)
+}
+
 // unanswered is why nothing can be done about an app.
 func (s *settings) unanswered(a *app) error {
 	if isUnresponsive(a.err) {
@@ -389,7 +397,7 @@ func (s *settings) signalAction(args []string) (int, error) {
 			if a.Status == control.Running {
 				return s.unanswered(a)
 			}
-			return fmt.Errorf("it does not run under a supervisor: %s adopt or restart", s.program)
+			return s.alone(a)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), restartMargin)
 		defer cancel()

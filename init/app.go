@@ -30,7 +30,7 @@ const (
 	// sleep may outlast it: then nothing more can be done.
 	killGrace = 5 * time.Second
 	// sameInterrupt is within what a second SIGINT is the same ^C.
-	sameInterrupt = 200 * time.Millisecond
+	sameInterrupt = 50 * time.Millisecond
 	// settleTime is how much later than the child evermore may learn of a ^C
 	// that the terminal sent to both.
 	settleTime = 20 * time.Millisecond
