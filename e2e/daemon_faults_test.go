@@ -132,7 +132,7 @@ func TestFrozenSupervisor(t *testing.T) {
 func TestKilledSupervisor(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	a, port := h.serve("a", "--pid-file", h.path("a.pid"))
+	a, port := h.serve("a", "--pid-file", h.path("a.pid"), "--min-uptime", "0")
 	end := asking(t, port, a.PID)
 	h.kill(a.Supervisor, syscall.SIGKILL)
 	h.gone(a.Supervisor)
