@@ -56,7 +56,7 @@ func (s *settings) readConfig() (*config, error) {
 		return nil, err
 	}
 	c := &config{root: root}
-	text, err := os.ReadFile(c.path())
+	text, err := readRegular(c.path())
 	if err == nil {
 		err = c.parse(text)
 	}
@@ -64,6 +64,18 @@ func (s *settings) readConfig() (*config, error) {
 		s.say(levelWarn, fmt.Sprintf("cannot read %s: %v: it counts as empty", c.path(), reason(err)))
 	}
 	return c, nil
+}
+
+// readRegular reads a file, and waits for no FIFO in its place.
+func readRegular(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = errors.New("it is no regular file")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }
 
 func (c *config) path() string { return filepath.Join(c.root, "config.json") }
@@ -85,6 +97,9 @@ func (c *config) parse(text []byte) error {
 			return err
 		}
 		values = append(values, v)
+	}
+	if _, err := d.Token(); err != nil {
+		return errors.New("it ends too early")
 	}
 	c.values = values
 	return nil

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"evermore/control"
+	"evermore/logs"
 	"evermore/reaper"
 )
 
@@ -70,7 +71,7 @@ func launch(r control.Recipe, logFile string, adopt *control.Child) (outcome, er
 	if err != nil {
 		return outcome{}, err
 	}
-	log, err := os.OpenFile(logFile, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o644)
+	log, err := logs.OpenFile(logFile)
 	if err != nil {
 		return outcome{}, fmt.Errorf("cannot open log file %q: %w", logFile, reason(err))
 	}

@@ -43,6 +43,12 @@ func (r *running) enroll() (*register, error) {
 	}
 	record := control.Record{HTTP: address, App: r.appRecord(), Recipe: r.made, Started: time.Now()}
 	record.Recipe.Env = nil
+	if r.starter != nil && !r.output.Piped() {
+		record.Mark = r.mark
+	}
+	if a := r.adopted; a != nil {
+		record.Child = &control.Child{PID: a.PID, StartTime: a.StartTime, StartedAt: a.StartedAt}
+	}
 	e := &register{}
 	if e.registration, err = control.Register(record, root); err != nil {
 		return nil, fmt.Errorf("cannot put this supervisor on record: %w", err)
@@ -51,7 +57,24 @@ func (r *running) enroll() (*register, error) {
 		return e, err
 	}
 	r.events.Store(e.server)
+	r.replaceRecords()
 	return e, nil
+}
+
+// replaceRecords deletes the record of the supervisor that the adopted app had.
+func (r *running) replaceRecords() {
+	if r.adopted == nil {
+		return
+	}
+	entries, err := control.List()
+	if err != nil {
+		return // then there are two for a while, of one app
+	}
+	for _, e := range entries {
+		if e.Status == control.Unsupervised && e.Child.PID == r.adopted.PID && e.Child.StartTime == r.adopted.StartTime {
+			e.Forget()
+		}
+	}
 }
 
 func childOf(pid int, at time.Time) *control.Child {
@@ -71,7 +94,7 @@ func (e *register) began(r *running, pid int, at time.Time) {
 	if e == nil {
 		return
 	}
-	r.starter.tell(outcome{PID: pid})
+	defer r.starter.tell(outcome{PID: pid}) // who has heard of the app finds it on record
 	if r.output.Piped() {
 		return
 	}
@@ -172,6 +195,9 @@ func (s supervisor) Signal(ctx context.Context, by syscall.Signal) error {
 	return s.app.Signal(ctx, by, "it was asked to")
 }
 
+// longestServed bounds what a line of a log takes of the supervisor's memory.
+const longestServed = 1 << 20
+
 // Logs writes the end of a log file. What goes to a terminal or a container's log
 // is not here to be read.
 func (s supervisor) Logs(ctx context.Context, w io.Writer, stream string, n int, follow bool) error {
@@ -179,7 +205,7 @@ func (s supervisor) Logs(ctx context.Context, w io.Writer, stream string, n int,
 	if path == "" {
 		return fmt.Errorf("there is no file for %s: the output goes where evermore's own goes", stream)
 	}
-	return logs.Tail(ctx, []string{path}, logs.TailOptions{N: n, Follow: follow}, func(_ int, line []byte) error {
+	return logs.Tail(ctx, []string{path}, logs.TailOptions{N: n, Follow: follow, Longest: longestServed}, func(_ int, line []byte) error {
 		_, err := w.Write(append(line, '\n'))
 		return err
 	})

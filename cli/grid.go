@@ -2,6 +2,7 @@ package cli
 
 import (
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -33,7 +34,9 @@ func (g *grid) lines() []string { return g.write(false) }
 func (g *grid) write(coloured bool) []string {
 	var widths []int
 	for _, row := range g.rows {
-		for i, c := range row {
+		for i := range row {
+			row[i].text = plain(row[i].text)
+			c := row[i]
 			if i == len(widths) {
 				widths = append(widths, 0)
 			}
@@ -54,4 +57,14 @@ func (g *grid) write(coloured bool) []string {
 		lines[n] = b.String()
 	}
 	return lines
+}
+
+// plain replaces what would move a cursor or break a line.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }

@@ -62,7 +62,7 @@ func (r *running) start(first *early.Start) error {
 		return err
 	}
 	r.manager = managerOf(os.Getenv)
-	o.Adopt = r.adopted
+	o.Adopt, o.MustStart = r.adopted, r.starter != nil
 	if r.umask >= 0 {
 		syscall.Umask(r.umask)
 	}
@@ -86,6 +86,7 @@ func (r *running) start(first *early.Start) error {
 			return err
 		}
 	}
+	r.mark = kernel.Mark()
 	warnings := misspelt(os.Environ())
 	if r.starter == nil {
 		warnings = append(r.warnings(), warnings...) // a daemon's starter says them
@@ -143,6 +144,7 @@ type running struct {
 	uidLock  *control.Lock
 	watcher  *watch.Watcher
 	storm    storm
+	mark     string         // of what the app's process carries in its environment
 	enrolled chan *register // gives the entry in the register, once
 	entry    *register      // a daemon's, which is there from the start
 	events   atomic.Pointer[control.Server]
@@ -322,11 +324,11 @@ func (r *running) close(code int) {
 		case <-time.After(flushTime):
 		}
 	}
-	entry.leave()
-	r.uidLock.Release()
 	if r.pidOf != "" {
 		r.pidOf.remove()
 	}
+	entry.leave()
+	r.uidLock.Release() // last: the next one of this uid writes the same files
 	if r.queue != nil {
 		r.queue.Close(flushTime)
 	}

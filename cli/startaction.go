@@ -12,6 +12,7 @@ import (
 
 	"evermore/appfile"
 	"evermore/control"
+	"evermore/reaper"
 )
 
 // foreground completes the settings of a run in the foreground. A file of apps
@@ -213,6 +214,9 @@ func (s *settings) check(all []*app) (replaced []*app, err error) {
 	for _, a := range all {
 		switch {
 		case !named || a.UID != s.uid:
+		case s.answer.replace && a.livePID() != 0 && reaper.Below(os.Getpid(), a.livePID()):
+			return nil, s.cannotStart(fmt.Sprintf("%s restart %s starts it anew", s.program, s.uid),
+				"uid %s is that of the app which runs this: it would be ended first.", s.uid)
 		case a.Status == control.Stopped, s.answer.replace:
 			replaced = append(replaced, a)
 		default:

@@ -21,6 +21,7 @@ const (
 	stopMargin = 25 * time.Second
 	// endlessStop bounds the wait for a stop where --kill-timeout is 0.
 	endlessStop = 5 * time.Minute
+	longestStop = 24 * time.Hour
 	// restartMargin is how much longer a start may take after that.
 	restartMargin = 10 * time.Second
 	// exitTime is how long a supervisor may take to end once it has said that all
@@ -182,6 +183,9 @@ func (s *settings) stop(a *app) error {
 	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime())
 	defer cancel()
 	if _, err := a.Stop(ctx, q); err != nil {
+		if !isUnresponsive(err) && !errors.As(err, new(*control.Failed)) {
+			awaitEnd(pidfd, exitTime) // it is dying
+		}
 		switch {
 		case a.Alive() && isUnresponsive(err):
 			return fmt.Errorf("it is still being stopped by supervisor %d after %s; %s signal KILL %s ends it now", a.PID, a.stopTime(), s.program, a.UID)
@@ -216,7 +220,7 @@ func awaitEnd(pidfd int, patience time.Duration) {
 // stopTime is how long a stop may take.
 func (a *app) stopTime() time.Duration {
 	timeout := time.Duration(a.state.KillTimeoutMS) * time.Millisecond
-	if timeout == 0 {
+	if timeout == 0 || timeout > longestStop {
 		timeout = endlessStop
 	}
 	return timeout + stopMargin
@@ -363,7 +367,6 @@ func (s *settings) adopt(a *app) (*app, error) {
 	if _, err := launch(r, a.LogFile, a.Child); err != nil {
 		return nil, err
 	}
-	a.Forget()
 	all, err := s.apps()
 	if err != nil {
 		return nil, err

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -148,7 +149,7 @@ func (s *settings) resurrectAction(args []string) (int, error) {
 	if err != nil {
 		return 1, err
 	}
-	text, err := os.ReadFile(savedPath(root))
+	text, err := readRegular(savedPath(root))
 	if err != nil {
 		return 1, fmt.Errorf("cannot read what %s save remembers: %w", s.program, err)
 	}
@@ -166,13 +167,13 @@ func (s *settings) resurrectAction(args []string) (int, error) {
 		if i >= 0 && list[i].Status != control.Stopped {
 			continue
 		}
-		if i >= 0 {
-			list[i].Forget()
-		}
 		if _, err := launch(again(one.Recipe), one.LogFile, nil); err != nil {
 			s.tell(levelError, fmt.Sprintf("cannot start %s: %v", one.UID, err))
 			code = 1
 			continue
+		}
+		if i >= 0 {
+			list[i].Forget()
 		}
 		s.tell(levelInfo, capital(s.program)+" started process: "+one.UID)
 		started++
@@ -262,14 +263,19 @@ func (s *settings) startupAction(targets []string) (int, error) {
 	return code, nil
 }
 
-// unitName makes what a unit may be called of a uid (systemd.unit(5)).
+// unitName makes what a unit may be called of a uid: other bytes are written as
+// systemd-escape(1) does.
 func unitName(uid string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '-' || r == '_' || r == '.' || r == ':' || '0' <= r && r <= '9' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' {
-			return r
+	var b strings.Builder
+	for i := range len(uid) {
+		switch c := uid[i]; {
+		case strings.IndexByte("-_.:", c) >= 0, '0' <= c && c <= '9', 'a' <= c && c <= 'z', 'A' <= c && c <= 'Z':
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, `\x%02x`, c)
 		}
-		return '_'
-	}, uid)
+	}
+	return b.String()
 }
 
 // sessionVariables belong to the login that an app was started from.
@@ -285,6 +291,9 @@ func (s *settings) unit(a *app) (string, error) {
 	r, err := s.recipeOf(a)
 	if err != nil {
 		return "", err
+	}
+	if strings.ContainsFunc(r.Dir, unicode.IsControl) || strings.HasSuffix(r.Dir, `\`) {
+		return "", fmt.Errorf("systemd cannot take its working directory %q: it has control characters, or ends in a backslash", r.Dir)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -352,7 +361,7 @@ func (s *settings) unit(a *app) (string, error) {
 func systemdQuote(text string, word bool) string {
 	text = strings.ReplaceAll(text, "%", "%%")
 	if !word {
-		return strings.ReplaceAll(strings.ReplaceAll(text, `\`, `\\`), "\n", " ")
+		return strings.ReplaceAll(plain(text), `\`, `\\`)
 	}
 	var b strings.Builder
 	b.WriteByte('"')

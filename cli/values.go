@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
 	"github.com/robfig/cron/v3"
@@ -54,7 +55,7 @@ func parseRuns(s string) (int, error) {
 
 // parseUID reads a name of which files are named.
 func parseUID(s string) (string, error) {
-	if s == "" || s == "." || s == ".." || len(s) > 128 || strings.ContainsFunc(s, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }) {
+	if s == "" || !utf8.ValidString(s) || s == "." || s == ".." || len(s) > 128 || strings.ContainsFunc(s, func(r rune) bool { return r == '/' || r < ' ' || r == 0x7f }) {
 		return "", fmt.Errorf("cannot take %q as a uid: files are named after it; use letters and digits", s)
 	}
 	return s, nil

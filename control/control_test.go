@@ -186,7 +186,7 @@ func TestJudge(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			if got := here.judge(test.record); got != test.want {
+			if got := here.judge(&test.record); got != test.want {
 				t.Errorf("got %s, want %s", got, test.want)
 			}
 			// What is dead is deleted, what is elsewhere is left alone.

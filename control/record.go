@@ -28,6 +28,9 @@ type Record struct {
 	Recipe Recipe `json:"recipe"`
 	// Child is the app's process, where it outlives a killed supervisor.
 	Child *Child `json:"child,omitempty"`
+	// Mark finds the app's process where Child could not be written in time: see
+	// reaper.Survivor. Empty: the app does not outlive a killed supervisor.
+	Mark string `json:"mark,omitempty"`
 	// Ended is how the app ended by itself; nil: it runs.
 	Ended *Ended `json:"ended,omitempty"`
 	// Started is when the supervisor began.
@@ -214,7 +217,8 @@ func list(roots []candidate) ([]Entry, error) {
 				continue
 			}
 			r.root = root.path
-			e := Entry{r, here.judge(r)}
+			e := Entry{r, here.judge(&r)}
+			e.Record = r
 			switch {
 			case e.Status == dead:
 				e.Forget()
@@ -278,7 +282,7 @@ const dead Status = "dead"
 
 // judge tells what has become of the supervisor of r, seen from the process of
 // here.
-func (here Record) judge(r Record) Status {
+func (here Record) judge(r *Record) Status {
 	switch {
 	case r.Boot != here.Boot && r.Host == here.Host:
 		return dead
@@ -289,6 +293,10 @@ func (here Record) judge(r Record) Status {
 	case r.Ended != nil:
 		return Stopped
 	case r.Child != nil && lives(r.Child.PID, r.Child.StartTime):
+		return Unsupervised
+	}
+	if a, ok := reaper.Survivor(r.Mark, r.StartTime); ok {
+		r.Child = &Child{PID: a.PID, StartTime: a.StartTime, StartedAt: a.StartedAt}
 		return Unsupervised
 	}
 	return dead
@@ -363,6 +371,7 @@ func (e *Entry) Review() bool {
 		return false
 	}
 	r.root = e.root
-	e.Record, e.Status = r, here.judge(r)
+	e.Status = here.judge(&r)
+	e.Record = r
 	return e.Status != dead
 }

@@ -209,7 +209,7 @@ func TestLivesWithoutDescriptors(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Max: old.Max}); err != nil {
 		t.Fatal(err)
 	}
-	status, alive := here.judge(here), here.Alive()
+	status, alive := here.judge(&here), here.Alive()
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
 		t.Fatal(err)
 	}

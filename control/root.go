@@ -93,7 +93,8 @@ func candidates(getenv func(string) string, run, shm string) []candidate {
 			add(v, true)
 		}
 	}
-	if home := getenv("HOME"); home != "" {
+	// Root with the HOME of another user (sudo -E) leaves that one's files alone.
+	if home := getenv("HOME"); home != "" && isOwn(home) {
 		add(filepath.Join(home, ".evermore"), false)
 	}
 	if dir := getenv("XDG_RUNTIME_DIR"); dir != "" {
@@ -102,6 +103,12 @@ func candidates(getenv func(string) string, run, shm string) []candidate {
 	add(filepath.Join(run, "evermore"), false)
 	add(filepath.Join(shm, "evermore-"+strconv.Itoa(os.Geteuid())), false)
 	return found
+}
+
+// isOwn tells whether a folder is not another user's.
+func isOwn(dir string) bool {
+	var st unix.Stat_t
+	return unix.Stat(dir, &st) != nil || st.Uid == uint32(os.Geteuid()) || os.Geteuid() != 0
 }
 
 func firstUsable(candidates []candidate) (string, error) {

@@ -192,7 +192,7 @@ func (a *App) Start() (code int, err error) {
 	} else if len(a.opts.Before) > 0 {
 		err = a.prepare()
 	} else if err = a.start(); err != nil {
-		if e := new(reaper.StartError); errors.As(err, &e) && !e.Exec {
+		if e := new(reaper.StartError); errors.As(err, &e) && !e.Exec && !a.opts.MustStart {
 			a.startFailed(err)
 			err = nil
 		}
@@ -327,7 +327,7 @@ func (v *view) same(w *view) bool {
 // prepare starts the command of --before.
 func (a *App) prepare() error {
 	c := a.opts.Command
-	c.Argv = a.opts.Before
+	c.Argv, c.DieWithParent = a.opts.Before, true // nobody would know what it was for
 	p, err := a.spawn(c)
 	if err != nil {
 		return err
@@ -646,7 +646,7 @@ func (a *App) restart() {
 		a.emit(Event{Kind: Restarting, Exit: a.run.exit, Reason: a.snap.LastReason, Restarts: a.snap.Restarts, Backoff: a.snap.Backoff})
 	}
 	if err := a.start(); err != nil {
-		if e := new(reaper.StartError); first && errors.As(err, &e) && e.Exec {
+		if e := new(reaper.StartError); first && errors.As(err, &e) && (e.Exec || a.opts.MustStart) {
 			a.emit(Event{Kind: GaveUp, Code: a.remap(startCode(err)), Text: err.Error()})
 			a.stop(startCode(err))
 			return

@@ -959,7 +959,7 @@ func TestManyLeftoversAreCounted(t *testing.T) {
 
 // A ^C that arrives twice is one; the next one is not.
 func TestSameInterrupt(t *testing.T) {
-	play(t, Options{}, func(st *stage) {
+	play(t, Options{StopSignals: stopSet}, func(st *stage) {
 		st.signal(syscall.SIGINT)
 		st.signal(syscall.SIGINT)
 		time.Sleep(sameInterrupt)

@@ -28,6 +28,8 @@ type Options struct {
 	// Refresh, when not nil, brings Command up to date before each start. Where it
 	// fails Command stays as it was.
 	Refresh func(*reaper.Command) error
+	// MustStart has the first start fail, too, where there is no room for a process.
+	MustStart bool
 	// OnExit, when not empty, is a command that runs after each exit, with
 	// EVERMORE_EXIT_UID, _CODE, _SIGNAL, _REASON, _UPTIME_MS, _PID and _RESTARTS in
 	// its environment. It may take 10 s.

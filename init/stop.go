@@ -102,7 +102,11 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 		a.emit(Event{Kind: Stopping, Signal: received})
 		a.stop(a.run.exit.Status())
 	case StateStopped:
-		a.hooks = nil // nobody waits for them any more
+		// Nobody waits for them any more.
+		for _, h := range a.hooks {
+			_ = h.process.SignalGroup(syscall.SIGKILL)
+		}
+		a.hooks = nil
 	default:
 		a.emit(Event{Kind: Warned, Err: fmt.Errorf("internal error: a stop in state %q", a.state)})
 	}

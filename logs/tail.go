@@ -2,6 +2,7 @@ package logs
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,9 @@ type TailOptions struct {
 	N int
 	// Follow goes on with what is appended, until the context ends.
 	Follow bool
+	// Longest bounds what is held of a line; a longer one is given in pieces of
+	// that size. 0: 256 MiB.
+	Longest int
 }
 
 // Tail gives the last lines of each file in turn to emit and, with Follow, what
@@ -64,7 +68,7 @@ func Tail(ctx context.Context, paths []string, o TailOptions, emit func(file int
 		files[i] = &tailed{
 			path:  path,
 			block: block,
-			lines: splitter{limit: longestLine, emit: func(line []byte) error { return emit(i, line) }},
+			lines: splitter{limit: cmp.Or(o.Longest, longestLine), emit: func(line []byte) error { return emit(i, line) }},
 		}
 		defer files[i].close()
 	}

@@ -200,3 +200,42 @@ func StartTime(pid int) (uint64, error) {
 // ended tells whether the failure to read about a process means that it is there
 // no more; ESRCH: it went after the file was opened.
 func ended(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) }
+
+// Mark is how the RunID of everything begins that this reaper starts: 64 random
+// bits in hexadecimal.
+func (r *Reaper) Mark() string { return r.mark }
+
+// Survivor finds what a reaper of the mark has started last and left behind when it
+// was killed: the first process of that run, which is younger than since (in clock
+// ticks since boot).
+func Survivor(mark string, since uint64) (Adoption, bool) {
+	if mark == "" {
+		return Adoption{}, false
+	}
+	head := RunID + "=" + mark
+	marked := map[int]stat{}
+	for pid, st := range processes() {
+		if !st.dead() && st.start >= since && strings.HasPrefix(runMark(pid), head) {
+			marked[pid] = st
+		}
+	}
+	var last stat
+	for pid, st := range marked {
+		if _, inner := marked[st.ppid]; !inner && st.pgrp == pid && (last.pid == 0 || st.start > last.start) {
+			last = st
+		}
+	}
+	return Adoption{PID: last.pid, StartTime: last.start, StartedAt: startedAt(last.start)}, last.pid != 0
+}
+
+// userHZ is the unit of times in proc_pid_stat(5).
+const userHZ = 100
+
+// startedAt is a moment in clock ticks since boot on the wall clock.
+func startedAt(ticks uint64) time.Time {
+	var now unix.Timespec
+	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return time.Now()
+	}
+	return time.Now().Add(time.Duration(ticks)*time.Second/userHZ - time.Duration(now.Nano()))
+}

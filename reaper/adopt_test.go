@@ -253,7 +253,7 @@ func TestAdoptedGroup(t *testing.T) {
 // mark tells it from all others, of which the supervisor is one: it may have the
 // mark itself, where it was started from within the app.
 func TestAdoptedLeftovers(t *testing.T) {
-	mark := RunID + "=" + newRunID()
+	mark := RunID + "=" + random64() + random64()
 	s := letGo(t, "setsid sleep 1000 & env -u "+RunID+" setsid sleep 2000 & wait", mark)
 	h := newHarness(t)
 	p := h.adopt(s)
@@ -284,7 +284,7 @@ func TestAdoptedLeftovers(t *testing.T) {
 
 // TestMarkedSupervisor is a supervisor whose own environment has the mark.
 func TestMarkedSupervisor(t *testing.T) {
-	mark := RunID + "=" + newRunID()
+	mark := RunID + "=" + random64() + random64()
 	if os.Getenv("REAPER_TEST_ROLE") != "marked" {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestMarkedSupervisor$", "-test.count=1")
 		cmd.Env = append(withoutRunID(os.Environ()), "REAPER_TEST_ROLE=marked", mark)

@@ -13,8 +13,8 @@ import (
 // systemd's INVOCATION_ID does: 128 random bits in hexadecimal. They are no secret.
 const RunID = "EVERMORE_RUN_ID"
 
-func newRunID() string {
-	var b [16]byte
+func random64() string {
+	var b [8]byte
 	_, _ = unix.Getrandom(b[:], 0) // it does not fail for so few (getrandom(2))
 	return hex.EncodeToString(b[:])
 }

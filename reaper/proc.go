@@ -57,9 +57,9 @@ func parseStat(b []byte) (stat, error) {
 // dead says that only the entry in the process table is left.
 func (s stat) dead() bool { return s.state == 'Z' || s.state == 'X' }
 
-// descendants gives every process below the given one, dead ones included. What
-// it gives is old when it is used: whoever acts on it checks the start time.
-func descendants(of int) map[int]stat {
+// processes gives every process, dead ones included. What it gives is old when it
+// is used: whoever acts on it checks the start time.
+func processes() map[int]stat {
 	all := make(map[int]stat)
 	proc, err := os.Open("/proc")
 	if err != nil {
@@ -76,6 +76,12 @@ func descendants(of int) map[int]stat {
 			all[pid] = st
 		}
 	}
+	return all
+}
+
+// descendants gives every process below the given one.
+func descendants(of int) map[int]stat {
+	all := processes()
 	below := make(map[int]stat)
 	for pid, st := range all {
 		// The chain of parents is short; its length is bounded against a

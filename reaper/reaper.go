@@ -37,6 +37,7 @@ type Reaper struct {
 	// it, so that nobody signals a pid that is free to be used again.
 	mu    sync.Mutex
 	owned map[int]*Process
+	mark  string // how every RunID begins that it gives
 
 	adopted []Exit        // of adopted processes, for Reap
 	gone    chan struct{} // tells of them
@@ -51,7 +52,7 @@ func New() (*Reaper, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
 	}
-	return &Reaper{owned: make(map[int]*Process), gone: make(chan struct{}, 1)}, nil
+	return &Reaper{owned: make(map[int]*Process), mark: random64(), gone: make(chan struct{}, 1)}, nil
 }
 
 // Start starts the command, with a RunID of its own in the environment. Its exit
@@ -66,7 +67,7 @@ func (r *Reaper) Start(c Command) (*Process, error) {
 			return nil, &StartError{Name: c.Argv[0], What: "set no_new_privs for", Err: err, Exec: true}
 		}
 	}
-	mark := RunID + "=" + newRunID()
+	mark := RunID + "=" + r.mark + random64()
 	c.Env = append(withoutRunID(c.Env), mark)
 	r.mu.Lock()
 	defer r.mu.Unlock()
