@@ -235,7 +235,27 @@ func list(roots []candidate) ([]Entry, error) {
 		}
 		return a.PID - b.PID
 	})
-	return entries, nil
+	return withoutOlder(entries), nil
+}
+
+// withoutOlder leaves one record of each app that lost its supervisor: one that was
+// killed while it adopted the app leaves its own beside the older one.
+func withoutOlder(entries []Entry) []Entry {
+	last := map[Child]int{}
+	for i, e := range entries {
+		if e.Status == Unsupervised {
+			last[Child{PID: e.Child.PID, StartTime: e.Child.StartTime}] = i
+		}
+	}
+	kept := entries[:0]
+	for i, e := range entries {
+		if e.Status == Unsupervised && last[Child{PID: e.Child.PID, StartTime: e.Child.StartTime}] != i {
+			e.Forget()
+			continue
+		}
+		kept = append(kept, e)
+	}
+	return kept
 }
 
 // unfinishedTime is longer than the writing of a record takes.

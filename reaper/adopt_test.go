@@ -407,3 +407,25 @@ func switches(t *testing.T, task string) (n int) {
 	}
 	return n
 }
+
+// What a killed reaper has started is found by its mark, and what that has started
+// is not taken for it.
+func TestSurvivor(t *testing.T) {
+	h := newHarness(t)
+	p := h.start(Command{Argv: []string{"sh", "-c", "sleep 1000 & setsid sleep 1000 & wait"}, OwnGroup: true})
+	h.until("its sleeps to begin", func() bool { return len(descendants(p.PID())) == 2 })
+	got, ok := Survivor(h.Mark(), 0)
+	if start, _ := StartTime(p.PID()); !ok || got.PID != p.PID() || got.StartTime != start {
+		t.Errorf("got %+v, %v; want process %d", got, ok, p.PID())
+	}
+	if got, ok := Survivor(h.Mark(), got.StartTime+1); ok {
+		t.Errorf("of a later time: %+v", got)
+	}
+	if got, ok := Survivor(random64(), 0); ok {
+		t.Errorf("of another mark: %+v", got)
+	}
+	if got, ok := Survivor("", 0); ok {
+		t.Errorf("of no mark: %+v", got)
+	}
+	killAll(h)
+}
