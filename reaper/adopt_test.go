@@ -427,5 +427,5 @@ func TestSurvivor(t *testing.T) {
 	if got, ok := Survivor("", 0); ok {
 		t.Errorf("of no mark: %+v", got)
 	}
-	killAll(h)
+	h.until("all to end", func() bool { return killAll(h) })
 }
