@@ -215,13 +215,13 @@ func Survivor(mark string, since uint64) (Adoption, bool) {
 	head := RunID + "=" + mark
 	marked := map[int]stat{}
 	for pid, st := range processes() {
-		if !st.dead() && st.start >= since && strings.HasPrefix(runMark(pid), head) {
+		if !st.dead() && strings.HasPrefix(runMark(pid), head) {
 			marked[pid] = st
 		}
 	}
 	var last stat
 	for pid, st := range marked {
-		if _, inner := marked[st.ppid]; !inner && st.pgrp == pid && (last.pid == 0 || st.start > last.start) {
+		if _, inner := marked[st.ppid]; !inner && st.start >= since && st.pgrp == pid && (last.pid == 0 || st.start > last.start) {
 			last = st
 		}
 	}
