@@ -63,7 +63,7 @@ func Command(args, env []string) (c reaper.Command, ok bool) {
 	}
 	for _, e := range env {
 		for _, own := range []string{"EVERMORE_", "NOTIFY_SOCKET=", "WATCHDOG_", "LISTEN_"} {
-			if strings.HasPrefix(e, own) && !strings.HasPrefix(e, reaper.RunID+"=") {
+			if strings.HasPrefix(e, own) && !strings.HasPrefix(e, reaper.RunID+"=") && !strings.HasPrefix(e, "EVERMORE_ROOT=") {
 				return c, false
 			}
 		}

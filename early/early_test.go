@@ -16,6 +16,7 @@ func TestCommand(t *testing.T) {
 		ok        bool
 	}{
 		{"the ENTRYPOINT form", []string{"evermore", "--", "node", "a.js"}, []string{"PATH=/bin", "EVERMORE_RUN_ID=x"}, true},
+		{"a folder for evermore's state", []string{"evermore", "--", "node"}, []string{"EVERMORE_ROOT=/srv/state"}, true},
 		{"an option of the command's own", []string{"evermore", "--", "node", "--version"}, nil, true},
 		{"a script", []string{"evermore", "a.js"}, nil, false},
 		{"an option", []string{"evermore", "-v", "--", "node"}, nil, false},
