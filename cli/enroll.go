@@ -151,7 +151,7 @@ type supervisor struct {
 }
 
 func (s supervisor) State() control.State {
-	s.trimmer.Later()
+	s.trimmer.Rest()
 	s.registration.Renew()
 	snap := s.app.Snapshot()
 	v, _ := build()
@@ -181,7 +181,7 @@ func (s supervisor) State() control.State {
 }
 
 func (s supervisor) Recipe() control.Recipe {
-	s.trimmer.Later()
+	s.trimmer.Rest()
 	return s.made
 }
 

@@ -23,6 +23,8 @@ const (
 	heapPause = 50 * time.Millisecond
 	// quiet is how long nothing must have been asked for before pages are dropped.
 	quiet = 500 * time.Millisecond
+	// longQuiet is so for what a person asks of many supervisors again and again.
+	longQuiet = time.Minute
 )
 
 // Trimmer gives memory back after work. Its methods may be called from any
@@ -35,9 +37,22 @@ type Trimmer struct {
 
 // NewTrimmer gives one that has nothing to do.
 func NewTrimmer() *Trimmer {
-	t := &Trimmer{pages: time.AfterFunc(time.Hour, DropPages)}
+	t := &Trimmer{}
+	t.pages = time.AfterFunc(time.Hour, t.rest)
 	t.pages.Stop()
 	return t
+}
+
+// Rest says that something was done which may be done by many supervisors at a
+// time: they do nothing more before all is quiet.
+func (t *Trimmer) Rest() { t.pages.Reset(longQuiet) }
+
+// rest gives back what there is.
+func (t *Trimmer) rest() {
+	if t.beginFreeing() {
+		t.freeHeap()
+	}
+	DropPages()
 }
 
 // Later says that something was done, and that nothing may follow.
