@@ -262,17 +262,14 @@ func (s *storm) isOne(path string, now time.Time) bool {
 	return s.n == stormSize
 }
 
-// placeWatch finds out which folders are to be watched.
-func (s *settings) placeWatch(dir string) error {
+// placeWatch finds out which folders are to be watched: where the script is, or
+// the app runs, unless others are named.
+func (s *settings) placeWatch(dir, path string) error {
 	if !s.watch {
 		return nil
 	}
 	if len(s.watchDirs) == 0 {
 		if s.form == script {
-			path, err := s.script()
-			if err != nil {
-				return err
-			}
 			if info, err := os.Stat(path); err == nil && !info.IsDir() {
 				path = filepath.Dir(path)
 			}

@@ -25,9 +25,11 @@ import (
 // error is a line for the user, before anything has been started.
 func (s *settings) options() (pid1.Options, error) {
 	o := s.app
+	path := ""
 	if s.form == script {
 		// forever's own check comes first.
-		if _, err := s.script(); err != nil {
+		var err error
+		if path, err = s.script(); err != nil {
 			return o, err
 		}
 	}
@@ -47,14 +49,14 @@ func (s *settings) options() (pid1.Options, error) {
 	case err != nil:
 		return o, err
 	}
-	argv, err := s.commandLine(env)
+	argv, err := s.commandLine(env, path)
 	if err != nil {
 		return o, err
 	}
 	if err := s.placeFiles(); err != nil {
 		return o, err
 	}
-	if err := s.placeWatch(dir); err != nil && s.adopted == nil {
+	if err := s.placeWatch(dir, path); err != nil && s.adopted == nil {
 		return o, err
 	}
 	if s.logFormat == "" {
@@ -114,14 +116,10 @@ func (s *settings) dir() (string, error) {
 	return dir, nil
 }
 
-// commandLine is what is executed.
-func (s *settings) commandLine(env []string) ([]string, error) {
+// commandLine is what is executed; path is where the script is.
+func (s *settings) commandLine(env []string, path string) ([]string, error) {
 	if s.form == container {
 		return s.argv, nil
-	}
-	path, err := s.script()
-	if err != nil {
-		return nil, err
 	}
 	command := s.command
 	if len(command) == 1 && command[0] == noCommand {

@@ -39,7 +39,7 @@ func (s *settings) stopAction(targets []string) (int, error) {
 		s.tell(levelError, capital(s.program)+" cannot find process with id: "+t)
 		code = 1
 	}
-	stopped := s.stopAll(chosen, &code)
+	stopped := s.each(chosen, "stop", &code, s.stop)
 	if len(stopped) > 0 {
 		s.tell(levelInfo, capital(s.program)+" stopped process:")
 		_ = s.print(s.tableOf(stopped) + "\n") // forever's table stands here without "data:"
@@ -56,8 +56,17 @@ func (s *settings) stopByPIDAction(args []string) (int, error) {
 }
 
 func (s *settings) stopAllAction(args []string) (int, error) {
+	return s.toAll("stop", "stopped", args, s.stop)
+}
+
+func (s *settings) restartAllAction(args []string) (int, error) {
+	return s.toAll("restart", "restarted", args, s.restart)
+}
+
+// toAll does something to every app that there is.
+func (s *settings) toAll(what, done string, args []string, do func(*app) error) (int, error) {
 	if len(args) > 0 {
-		return 0, usage("stopall takes no argument: %q", args[0])
+		return 0, usage("%sall takes no argument: %q", what, args[0])
 	}
 	all, err := s.apps()
 	if err != nil {
@@ -68,9 +77,9 @@ func (s *settings) stopAllAction(args []string) (int, error) {
 		return 0, nil
 	}
 	code := 0
-	if stopped := s.stopAll(all, &code); len(stopped) > 0 {
-		s.tell(levelInfo, capital(s.program)+" stopped processes:")
-		s.tell(levelData, s.tableOf(stopped))
+	if list := s.each(all, what, &code, do); len(list) > 0 {
+		s.tell(levelInfo, capital(s.program)+" "+done+" processes:")
+		s.tell(levelData, s.tableOf(list))
 	}
 	return code, nil
 }
@@ -86,45 +95,16 @@ func (s *settings) restartAction(targets []string) (int, error) {
 		s.tell(levelError, "Cannot find "+s.program+" process: "+t)
 		code = 1
 	}
-	if restarted := s.restartAll(chosen, &code); len(restarted) > 0 {
+	if restarted := s.each(chosen, "restart", &code, s.restart); len(restarted) > 0 {
 		s.tell(levelInfo, capital(s.program)+" restarted process(es):")
 		s.tell(levelData, s.tableOf(restarted))
 	}
 	return code, nil
 }
 
-func (s *settings) restartAllAction(args []string) (int, error) {
-	if len(args) > 0 {
-		return 0, usage("restartall takes no argument: %q", args[0])
-	}
-	all, err := s.apps()
-	if err != nil {
-		return 1, err
-	}
-	if len(all) == 0 {
-		s.tell(levelInfo, "No "+s.program+" processes running")
-		return 0, nil
-	}
-	code := 0
-	if restarted := s.restartAll(all, &code); len(restarted) > 0 {
-		s.tell(levelInfo, capital(s.program)+" restarted processes:")
-		s.tell(levelData, s.tableOf(restarted))
-	}
-	return code, nil
-}
-
-// stopAll stops the apps, all at once, and gives those of which nothing is left.
-// What went wrong is told and sets the exit code.
-func (s *settings) stopAll(list []*app, code *int) []*app {
-	return s.each(list, "stop", code, s.stop)
-}
-
-func (s *settings) restartAll(list []*app, code *int) []*app {
-	return s.each(list, "restart", code, s.restart)
-}
-
-// each does something to all apps at once. The table is made of what they were
-// before, as forever's.
+// each does something to all apps at once and gives those to which it could be
+// done; what went wrong is told, and sets the exit code. A table of them shows what
+// they were before, as forever's.
 func (s *settings) each(list []*app, what string, code *int, do func(*app) error) []*app {
 	for _, a := range list {
 		a.use()
