@@ -29,6 +29,10 @@ const (
 	// killGrace is how long SIGKILL may take. A process in an uninterruptible
 	// sleep may outlast it: then nothing more can be done.
 	killGrace = 5 * time.Second
+	// firstWake is when it is first looked whether an app that was told to end has
+	// been stopped since, as one in the background is that reads its terminal;
+	// each further look takes twice as long, up to lastWake.
+	firstWake, lastWake = 50 * time.Millisecond, time.Second
 	// sameInterrupt is within what a second SIGINT is the same ^C.
 	sameInterrupt = 50 * time.Millisecond
 	// settleTime is how much later than the child evermore may learn of a ^C
@@ -128,8 +132,8 @@ type App struct {
 	zombies     zombieWatch
 	sentAt      map[syscall.Signal]time.Time // when a signal was last forwarded
 
-	backoff, kill, clear, settle, ready, watchdog, lookout timer
-	memory, runTime, scheduled, hookTimer                  timer
+	backoff, kill, wake, clear, settle, ready, watchdog, lookout timer
+	memory, runTime, scheduled, hookTimer                        timer
 }
 
 // run is one run of the app, or of the command of --before.
@@ -239,6 +243,8 @@ func (a *App) Run() int {
 			a.backoffElapsed()
 		case <-a.kill.c:
 			a.killTimeElapsed()
+		case <-a.wake.c:
+			a.wakeTimeElapsed()
 		case <-a.clear.c:
 			a.clearTimeElapsed()
 		case <-a.settle.c:
@@ -471,6 +477,7 @@ func (a *App) exited(e reaper.Exit) {
 	a.run.exit = e
 	a.run.uptime = e.At.Sub(a.run.started)
 	a.kill.stop()
+	a.wake.stop()
 	a.ready.stop()
 	a.watchdog.stop()
 	a.unlimit()

@@ -672,6 +672,25 @@ func TestHaltedChildIsContinuedToStop(t *testing.T) {
 	})
 }
 
+// An app that reads its terminal in the background is stopped by the kernel, and
+// that may be just before it takes the signal.
+func TestChildHaltedWhileStoppingIsContinued(t *testing.T) {
+	play(t, container(), func(st *stage) {
+		st.forget()
+		st.signal(syscall.SIGTERM)
+		st.after(20 * ms)
+		st.halted = true
+		st.after(40 * ms)
+		st.halted = false
+		st.after(200 * ms)
+		st.halted = true
+		st.after(100 * ms)
+		st.told("0 signal SIGTERM sent as SIGTERM", "0 stopping", "0 SIGTERM to 101", "0.05 SIGCONT to 101", "0.35 SIGCONT to 101")
+		st.die(143)
+		st.ended(143)
+	})
+}
+
 func TestLeftoversEndBeforeTheRestart(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.after(20 * s)

@@ -125,13 +125,29 @@ func (a *App) endRun(received, send syscall.Signal) {
 	a.emit(Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send, Reason: a.because, Text: a.cause})
 	if send != 0 {
 		a.send(send)
-		if a.run.process.Halted() {
-			a.send(syscall.SIGCONT) // else it would not notice before it is continued
-		}
+		a.wakeUp()
+		a.wake.set(firstWake)
 	}
 	if a.opts.KillTimeout > 0 {
 		a.kill.set(a.opts.KillTimeout)
 	}
+}
+
+// wakeUp continues an app that is stopped: else it would not notice that it is to
+// end.
+func (a *App) wakeUp() {
+	if a.run.process.Halted() {
+		a.send(syscall.SIGCONT)
+	}
+}
+
+// wakeTimeElapsed: the app that was told to end may have been stopped since.
+func (a *App) wakeTimeElapsed() {
+	if a.state != StateStopping || a.run.process == nil || !a.snap.UnkillableSince.IsZero() {
+		return
+	}
+	a.wakeUp()
+	a.wake.set(min(2*a.wake.last, lastWake))
 }
 
 // killTimeElapsed: the run has not ended in time.

@@ -515,14 +515,15 @@ func TestOutputCloseEmptiesThePipe(t *testing.T) {
 	// stdout is stuck: two pipes fill, and what is in the hands between them.
 	pid := startChild(t, out, "dd if=/dev/zero bs=1000 count=1000 status=none")
 	eventually(t, "both pipes are full", func() bool {
-		return pipeHolds(t, r) > 60_000 && pipeHolds(t, out.streams[0].copier.reader) > 60_000
+		return isFull(t, r) && isFull(t, out.streams[0].copier.reader)
 	})
+	held := pipeHolds(t, r) + pipeHolds(t, out.streams[0].copier.reader)
 	kill(t, pid)
 	all := reading(r)
 	out.Close(long)
 	s.files[1].Close()
 	got := <-all
-	if want := content(t, file); len(got) < 120_000 || string(got) != want || out.Bytes(Stdout) != uint64(len(got)) {
+	if want := content(t, file); len(got) < held || string(got) != want || out.Bytes(Stdout) != uint64(len(got)) {
 		t.Errorf("%d bytes to stdout, %d into the file, %d counted", len(got), len(want), out.Bytes(Stdout))
 	}
 }
@@ -539,7 +540,7 @@ func TestOutputWithAStuckReader(t *testing.T) {
 	}
 	pid := startChild(t, out, "dd if=/dev/zero bs=1000 count=1000 status=none; echo never")
 	eventually(t, "both pipes are full", func() bool {
-		return pipeHolds(t, r) > 60_000 && pipeHolds(t, out.streams[0].copier.reader) > 60_000
+		return isFull(t, r) && isFull(t, out.streams[0].copier.reader)
 	})
 	run(t, out, "echo goes on >&2")
 	eventually(t, "stderr is copied", func() bool { return content(t, s.files[2].Name()) == "goes on\n" })

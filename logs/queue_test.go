@@ -155,6 +155,19 @@ func pipeHolds(t testing.TB, f *os.File) int {
 	return n
 }
 
+// isFull tells whether a write to the pipe would block. How much that is depends
+// on how many pipes the user has, see pipe(7), pipe-user-pages-soft.
+func isFull(t testing.TB, f *os.File) bool {
+	t.Helper()
+	fd, err := unix.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()), unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 0)
+	return err == nil && n == 0
+}
+
 func TestQueueCountsWhatIsRefused(t *testing.T) {
 	leakCheck(t)
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
