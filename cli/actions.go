@@ -95,6 +95,7 @@ func actions() []action {
 		{name: "save", help: "remember what runs, for resurrect", run: (*settings).saveAction},
 		{name: "resurrect", help: "start what save remembered and does not run", run: (*settings).resurrectAction},
 		{name: "startup", args: "[TARGET...]", help: "show systemd units for what runs", run: (*settings).startupAction, targets: true, table: startupTable()},
+		{name: "install", args: "DEST", help: "copy this program to a folder or a file", run: (*settings).installAction},
 		{name: "man", help: "print the manual page", run: (*settings).manAction},
 		{name: "help", args: "[ACTION]", help: "show this, or what an action takes", run: (*settings).helpAction},
 	}

@@ -159,7 +159,10 @@ func (s supervisor) State() control.State {
 		App: s.appRecord(), HTTP: s.address, Version: v, Supervisor: os.Getpid(),
 		State: string(snap.State), PID: snap.PID, LastPID: snap.LastPID, LastStartedAt: snap.LastStartedAt,
 		Ready: snap.Ready, NotReady: snap.NotReady, Restarts: snap.Restarts, Spinning: snap.Spinning,
-		BackoffMS: snap.Backoff.Milliseconds(), KillTimeoutMS: s.settings.app.KillTimeout.Milliseconds(),
+		BackoffMS: snap.Backoff.Milliseconds(),
+	}
+	if o := s.settings.app; o.KillTimeout > 0 {
+		st.KillTimeoutMS = (o.DrainWait + o.KillTimeout).Milliseconds()
 	}
 	if !snap.StartedAt.IsZero() {
 		st.StartedAt = &snap.StartedAt

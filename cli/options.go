@@ -222,6 +222,25 @@ var table = []option{
 		defaults: [2]string{container: "8s", script: "10s"},
 	},
 	{
+		name: "drain-wait", group: groupStop, arg: "TIME",
+		help:  "when a stop is asked for: /readyz says 503 at once, the app serves on for TIME, then is told to end",
+		set:   setTime(func(s *settings) *time.Duration { return &s.app.DrainWait }),
+		shown: both("0"),
+	},
+	{
+		name: "grace", group: groupStop, arg: "TIME",
+		help: "after what time somebody else kills: --drain-wait, --kill-timeout and 2s must fit in, else a warning; 0: never",
+		set:  setTime(func(s *settings) *time.Duration { return &s.grace }),
+		// Kubernetes' terminationGracePeriodSeconds, unless a pod sets it.
+		defaults: [2]string{container: "30s"},
+	},
+	{
+		name: "termination-log", group: groupStop, arg: "FILE",
+		help:     "write why it ended there, in one line: /dev/termination-log",
+		set:      func(s *settings, v string) error { return setText(&s.terminationLog, v) },
+		complete: files,
+	},
+	{
 		name: "kill-tree", short: "t", group: groupStop, negated: true,
 		help:     "end what the app leaves behind: its process group, its detached descendants",
 		on:       func(s *settings) *bool { return &s.app.KillTree },

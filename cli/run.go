@@ -87,7 +87,7 @@ func (r *running) start(first *early.Start) error {
 		}
 	}
 	r.mark = kernel.Mark()
-	warnings := misspelt(os.Environ())
+	warnings := append(r.lateStop(), misspelt(os.Environ())...)
 	if r.starter == nil {
 		warnings = append(r.warnings(), warnings...) // a daemon's starter says them
 	}
@@ -139,6 +139,7 @@ type running struct {
 	serving  bool         // what could wait is there
 	early    []pid1.Event // what happened before
 	modes    *terminalModes
+	words    lastWords
 	manager  *serviceManager
 	made     control.Recipe // how this supervisor is started again
 	uidLock  *control.Lock
@@ -222,6 +223,7 @@ func (r *running) open(o *pid1.Options) error {
 
 // Observe is told of every event by the loop of the app.
 func (r *running) Observe(e pid1.Event) {
+	r.words.observe(e)
 	switch {
 	case r.metrics != nil:
 		r.metrics.Observe(e)
@@ -326,6 +328,15 @@ func (r *running) close(code int) {
 	}
 	if r.pidOf != "" {
 		r.pidOf.remove()
+	}
+	if r.terminationLog != "" {
+		restarts := 0
+		if r.app != nil {
+			restarts = r.app.Snapshot().Restarts
+		}
+		if err := leaveLastWords(r.terminationLog, r.words.line(code, restarts)); err != nil {
+			r.say(levelWarn, err.Error())
+		}
 	}
 	entry.leave()
 	r.uidLock.Release() // last: the next one of this uid writes the same files

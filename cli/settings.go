@@ -41,6 +41,9 @@ type settings struct {
 	noNewPrivs bool
 	umask      int // -1: evermore's own
 
+	grace          time.Duration // after which somebody else kills; 0: never
+	terminationLog string        // empty: none
+
 	// The files are absolute after options(); empty: none.
 	logFile, outFile, errFile, pidFile string
 	appendLogs                         bool

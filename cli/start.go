@@ -370,5 +370,8 @@ func reason(err error) error {
 	if e := new(fs.PathError); errors.As(err, &e) {
 		return e.Err
 	}
+	if e := new(os.LinkError); errors.As(err, &e) {
+		return e.Err
+	}
 	return err
 }

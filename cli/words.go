@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -35,6 +36,25 @@ func (s *settings) warnings() []string {
 		list = append(list, fmt.Sprintf("--spinSleepTime not set. Your script will exit if it does not stay up for at least %dms", ms))
 	}
 	return list
+}
+
+// stopSlack is what a stop may take beside draining and ending the app: its
+// leftovers have a second, and then there is what is still to be written.
+const stopSlack = 2 * time.Second
+
+// lateStop warns of a stop that somebody else may cut short by killing evermore,
+// and the app with it.
+func (s *settings) lateStop() []string {
+	drain, kill := s.app.DrainWait, s.app.KillTimeout
+	if s.grace == 0 || kill != 0 && drain+kill+stopSlack <= s.grace {
+		return nil
+	}
+	takes := fmt.Sprintf("may take %s", drain+kill+stopSlack)
+	if kill == 0 {
+		takes = "has no end"
+	}
+	return []string{fmt.Sprintf("a stop %s (--drain-wait %s, --kill-timeout %s, %s for the rest), and --grace is %s: "+
+		"let them fit in, or say by --grace when a kill comes (Kubernetes: terminationGracePeriodSeconds; docker stop -t)", takes, drain, kill, stopSlack, s.grace)}
 }
 
 // misspelt warns of variables that differ from an option's by their underscores

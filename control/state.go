@@ -24,7 +24,8 @@ type State struct {
 	// RestartsRemaining is absent without a limit.
 	RestartsRemaining *int      `json:"restarts_remaining,omitempty"`
 	LastExit          *LastExit `json:"last_exit,omitempty"`
-	// KillTimeoutMS is how long a stop may take before SIGKILL; 0: for ever.
+	// KillTimeoutMS is how long a stop may take before SIGKILL, a drain included;
+	// 0: for ever.
 	KillTimeoutMS int64 `json:"kill_timeout_ms"`
 }
 

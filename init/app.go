@@ -115,13 +115,14 @@ type App struct {
 	snap        Snapshot
 	history     History
 	run         run
-	interrupted time.Time    // when a SIGINT began the stop
-	final       bool         // nothing is started any more
-	because     Reason       // why evermore is ending the run; empty: it is not
-	cause       string       // what a person should know of that
-	forced      bool         // the next run follows at once
-	fault       bool         // evermore ends the run for a fault of it
-	waiting     []chan error // who waits for the next start
+	interrupted time.Time      // when a SIGINT began the stop
+	draining    syscall.Signal // what the app is to be sent when the drain is over
+	final       bool           // nothing is started any more
+	because     Reason         // why evermore is ending the run; empty: it is not
+	cause       string         // what a person should know of that
+	forced      bool           // the next run follows at once
+	fault       bool           // evermore ends the run for a fault of it
+	waiting     []chan error   // who waits for the next start
 	hooks       []hook
 	nextTime    time.Time // the next of Options.Schedule; zero: not looked up
 	exitCode    int
@@ -132,8 +133,8 @@ type App struct {
 	zombies     zombieWatch
 	sentAt      map[syscall.Signal]time.Time // when a signal was last forwarded
 
-	backoff, kill, wake, clear, settle, ready, watchdog, lookout timer
-	memory, runTime, scheduled, hookTimer                        timer
+	backoff, drain, kill, wake, clear, settle, ready, watchdog, lookout timer
+	memory, runTime, scheduled, hookTimer                               timer
 }
 
 // run is one run of the app, or of the command of --before.
@@ -241,6 +242,8 @@ func (a *App) Run() int {
 			a.reap()
 		case <-a.backoff.c:
 			a.backoffElapsed()
+		case <-a.drain.c:
+			a.drainElapsed()
 		case <-a.kill.c:
 			a.killTimeElapsed()
 		case <-a.wake.c:
@@ -474,8 +477,12 @@ func (a *App) exited(e reaper.Exit) {
 	if a.state == StateStopped {
 		return // it hung in the kernel and was given up
 	}
+	if a.draining != 0 {
+		a.draining, a.because = 0, "" // it had not been told to end
+	}
 	a.run.exit = e
 	a.run.uptime = e.At.Sub(a.run.started)
+	a.drain.stop()
 	a.kill.stop()
 	a.wake.stop()
 	a.ready.stop()

@@ -181,11 +181,16 @@ func (st *stage) Observe(e Event) {
 	case GaveUp:
 		st.note("gave up %d: %s", e.Code, e.Text)
 	case Stopping:
-		if e.Text != "" {
+		switch {
+		case e.Drain > 0:
+			st.note("stopping after %s", e.Drain)
+		case e.Text != "":
 			st.note("stopping: %s", e.Text)
-		} else {
+		default:
 			st.note("stopping")
 		}
+	case Drained:
+		st.note("drained")
 	case Signalled:
 		st.note("signal %s sent as %s", signals.Name(e.Signal), sentAs(e.SentAs))
 	case Killed:
@@ -691,6 +696,89 @@ func TestChildHaltedWhileStoppingIsContinued(t *testing.T) {
 	})
 }
 
+func draining(d time.Duration) Options {
+	o := container()
+	o.DrainWait = d
+	return o
+}
+
+func TestDrain(t *testing.T) {
+	play(t, draining(5*s), func(st *stage) {
+		st.after(20 * s)
+		st.forget()
+		st.signal(syscall.SIGTERM)
+		if ok, why := st.app.CheckReady(context.Background()); ok || why != "it is to end, and drains" {
+			t.Errorf("ready %v: %s", ok, why)
+		}
+		st.after(1 * s)
+		st.signal(syscall.SIGTERM)
+		st.signal(syscall.SIGUSR1) // is for the app all the while
+		st.after(5 * s)
+		st.told("20 signal SIGTERM sent as nothing", "20 stopping after 5s", "21 signal SIGTERM sent as nothing", "21 SIGUSR1 to 101",
+			"21 signal SIGUSR1 sent as SIGUSR1", "25 drained", "25 SIGTERM to 101")
+		st.forget()
+		st.after(6 * s)
+		st.told()
+		st.after(2 * s)
+		st.told("33 killed", "33 SIGKILL to group 101", "33 SIGKILL to 101")
+		st.die(137)
+		st.ended(137)
+	})
+}
+
+// An app that dies while it drains had not been told to: its death is its own.
+func TestDeathInTheDrain(t *testing.T) {
+	play(t, draining(5*s), func(st *stage) {
+		st.after(20 * s)
+		st.forget()
+		st.signal(syscall.SIGTERM)
+		st.after(1 * s)
+		st.die(3)
+		st.told("20 signal SIGTERM sent as nothing", "20 stopping after 5s", "21 exited code 3 exit", "21 stopped 3")
+		st.ended(3)
+	})
+}
+
+// Who can't wait is not made to: ^C a second time, SIGKILL by the API, a terminal
+// that has told the app already, an app that is down.
+func TestNoDrain(t *testing.T) {
+	play(t, draining(5*s), func(st *stage) {
+		st.after(20 * s)
+		st.signal(syscall.SIGINT)
+		st.after(1 * s)
+		st.forget()
+		st.signal(syscall.SIGINT)
+		st.told("21 signal SIGINT sent as nothing", "21 killed", "21 SIGKILL to group 101", "21 SIGKILL to 101")
+		st.after(4 * s)
+		st.told()
+		st.die(137)
+		st.ended(137)
+	})
+	play(t, draining(5*s), func(st *stage) {
+		st.forget()
+		go func() { _ = st.app.Stop(context.Background(), syscall.SIGKILL) }()
+		synctest.Wait()
+		st.told("0 stopping", "0 SIGKILL to 101", "0 killed", "0 SIGKILL to group 101", "0 SIGKILL to 101")
+		st.die(137)
+		st.ended(137)
+	})
+	o := draining(5 * s)
+	o.Terminal = true
+	play(t, o, func(st *stage) {
+		st.forget()
+		st.signals <- signals.Received{Signal: syscall.SIGINT, Code: 0x80}
+		synctest.Wait()
+		st.told("0 signal SIGINT sent as SIGINT", "0 stopping")
+		st.die(130)
+		st.ended(130)
+	})
+	play(t, draining(5*s), func(st *stage) {
+		st.die(1)
+		st.signal(syscall.SIGTERM)
+		st.ended(1)
+	})
+}
+
 func TestLeftoversEndBeforeTheRestart(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		st.after(20 * s)
@@ -959,7 +1047,7 @@ func TestPing(t *testing.T) {
 		}
 	})
 	stuck := New(container(), nil, nil)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	if err := stuck.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)

@@ -64,6 +64,7 @@ type Event struct {
 	Spinning bool          // Exited: shorter than the least uptime
 	Restarts int           // Restarting: how many restarts there were, this one included
 	Backoff  time.Duration // BackingOff: how long the next start waits
+	Drain    time.Duration // Stopping: how long the app goes on before it is told; 0: it is told now
 	Code     int           // GaveUp, Stopped: evermore's exit code
 
 	Signal    syscall.Signal // Signalled, SignalSent, Killed
@@ -94,6 +95,7 @@ const (
 	Restarting                  // the next run begins now
 	GaveUp                      // the policy ends it
 	Stopping                    // the app is being ended
+	Drained                     // the app is told to end now: SentAs
 	Signalled                   // a signal arrived
 	SignalSent                  // the app was sent a signal that was asked for; Text: why
 	Killed                      // the app did not end in time: SIGKILL

@@ -53,6 +53,10 @@ type Options struct {
 	// KillTimeout is how long the command may take to end before SIGKILL.
 	// 0: for ever.
 	KillTimeout time.Duration
+	// DrainWait is how long a run that a stop has been asked for goes on, not ready
+	// any more, before it is told to end, so that who sends it work has time to
+	// learn of it.
+	DrainWait time.Duration
 	// KillTree ends what a dead command leaves behind: the rest of its process
 	// group and descendants that carry its run id.
 	KillTree bool
@@ -119,6 +123,9 @@ func (o *Options) Validate() error {
 	}
 	if o.KillTimeout < 0 {
 		return errors.New("the kill time-out is negative")
+	}
+	if o.DrainWait < 0 {
+		return errors.New("the drain time is negative")
 	}
 	if o.LiveTimeout < 0 {
 		return errors.New("the live time-out is negative")

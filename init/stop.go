@@ -38,7 +38,7 @@ func (a *App) signalled(r signals.Received) {
 			a.stopRequested(s, 0)
 			return
 		}
-		if a.run.process != nil && !a.stopping() {
+		if a.run.process != nil && !a.stopping() && !a.drains(to) {
 			e.SentAs = to
 		}
 		a.emit(e)
@@ -112,7 +112,8 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 	}
 }
 
-// endRun tells the run to end, and sees to it that it does.
+// endRun tells the run to end, and sees to it that it does: at once, or where a
+// stop was asked for that the app has not heard of, when it has drained.
 func (a *App) endRun(received, send syscall.Signal) {
 	a.state = StateStopping
 	if received == syscall.SIGINT {
@@ -121,8 +122,39 @@ func (a *App) endRun(received, send syscall.Signal) {
 	a.ready.stop()
 	a.watchdog.stop()
 	a.unlimit()
+	e := Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send, Reason: a.because, Text: a.cause}
+	if a.final && a.drains(send) {
+		a.unready("it is to end, and drains")
+		e.Drain = a.opts.DrainWait
+		a.emit(e)
+		a.draining = send
+		a.drain.set(a.opts.DrainWait)
+		return
+	}
 	a.unready("it is being ended")
-	a.emit(Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send, Reason: a.because, Text: a.cause})
+	a.emit(e)
+	a.tellToEnd(send)
+}
+
+// drains tells whether the run goes on for a while before it is sent the signal
+// that is to end it.
+func (a *App) drains(send syscall.Signal) bool {
+	return a.opts.DrainWait > 0 && !a.run.before && send != 0 && send != syscall.SIGKILL
+}
+
+// drainElapsed: the app has gone on for long enough.
+func (a *App) drainElapsed() {
+	if a.state == StateStopping && a.run.process != nil && a.draining != 0 {
+		send := a.draining
+		a.draining = 0
+		a.emit(Event{Kind: Drained, PID: a.run.process.PID(), SentAs: send})
+		a.tellToEnd(send)
+	}
+}
+
+// tellToEnd sends the app what tells it to end, unless that is 0: it knows.
+func (a *App) tellToEnd(send syscall.Signal) {
+	a.snap.NotReady = "it is being ended"
 	if send != 0 {
 		a.send(send)
 		a.wakeUp()
@@ -173,6 +205,7 @@ func (a *App) killNow() {
 	if a.run.process == nil || !a.snap.UnkillableSince.IsZero() {
 		return
 	}
+	a.draining = 0
 	a.emit(Event{Kind: Killed, PID: a.run.process.PID(), Signal: syscall.SIGKILL})
 	a.snap.UnkillableSince = time.Now()
 	if a.opts.KillTree || a.opts.SignalGroup {

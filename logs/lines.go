@@ -176,6 +176,7 @@ var kindNames = [...]string{
 	pid1.Restarting:      "restarting",
 	pid1.GaveUp:          "gave_up",
 	pid1.Stopping:        "stopping",
+	pid1.Drained:         "drained",
 	pid1.Signalled:       "signalled",
 	pid1.SignalSent:      "signal_sent",
 	pid1.Killed:          "killed",
@@ -222,6 +223,10 @@ func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 		f.Int("restarts", e.Restarts)
 	case pid1.BackingOff:
 		f.Int64("backoff_ms", e.Backoff.Milliseconds())
+	case pid1.Stopping:
+		if e.Drain > 0 {
+			f.Int64("drain_ms", e.Drain.Milliseconds())
+		}
 	case pid1.ZombieFound:
 		f.Int("parent_pid", e.ParentPID)
 	case pid1.Signalled:
@@ -273,7 +278,7 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 			return zerolog.InfoLevel
 		}
 		return zerolog.DebugLevel
-	case pid1.BackingOff, pid1.LeftoversEnding, pid1.SignalSent:
+	case pid1.BackingOff, pid1.LeftoversEnding, pid1.SignalSent, pid1.Drained:
 		return zerolog.InfoLevel
 	default:
 		return zerolog.DebugLevel
@@ -315,6 +320,10 @@ func (l *Lines) words(e pid1.Event) string {
 		return with(l.product+" gives up on script", e.Text) + fmt.Sprintf("; exit code: %d", e.Code)
 	case pid1.Stopping:
 		switch {
+		case e.Drain > 0 && e.Signal != 0:
+			return fmt.Sprintf("%s stopping script because of %s when it has drained for %s", l.product, signals.Name(e.Signal), round(e.Drain))
+		case e.Drain > 0:
+			return fmt.Sprintf("%s stopping script when it has drained for %s", l.product, round(e.Drain))
 		case e.Signal != 0:
 			return fmt.Sprintf("%s stopping script because of %s", l.product, signals.Name(e.Signal))
 		case e.Reason == pid1.ReasonWatchdog:
@@ -325,6 +334,8 @@ func (l *Lines) words(e pid1.Event) string {
 			return l.product + " restarting script because " + e.Text
 		}
 		return l.product + " stopping script"
+	case pid1.Drained:
+		return fmt.Sprintf("%s has let script drain, and sends it %s", l.product, signals.Name(e.SentAs))
 	case pid1.Signalled:
 		return fmt.Sprintf("%s received %s from %s, %s", l.product, signals.Name(e.Signal), sender(e), fate(e))
 	case pid1.SignalSent:

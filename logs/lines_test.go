@@ -146,6 +146,24 @@ var eventLines = []struct {
 		`{"event":"stopping","pid":7,"signal":"SIGTERM","sent_as":"SIGINT"}`,
 	},
 	{
+		"stopping after a drain",
+		pid1.Event{Kind: pid1.Stopping, PID: 7, Signal: syscall.SIGTERM, SentAs: syscall.SIGINT, Drain: 5 * time.Second},
+		"info: Evermore stopping script because of SIGTERM when it has drained for 5s", "",
+		`{"event":"stopping","pid":7,"signal":"SIGTERM","sent_as":"SIGINT","drain_ms":5000}`,
+	},
+	{
+		"stopping by a request after a drain",
+		pid1.Event{Kind: pid1.Stopping, PID: 7, SentAs: syscall.SIGTERM, Drain: 5 * time.Second},
+		"info: Evermore stopping script when it has drained for 5s", "",
+		`{"event":"stopping","pid":7,"sent_as":"SIGTERM","drain_ms":5000}`,
+	},
+	{
+		"drained",
+		pid1.Event{Kind: pid1.Drained, PID: 7, SentAs: syscall.SIGTERM},
+		"info: Evermore has let script drain, and sends it SIGTERM", "",
+		`{"event":"drained","pid":7,"sent_as":"SIGTERM"}`,
+	},
+	{
 		"stopping without a signal",
 		pid1.Event{Kind: pid1.Stopping, PID: 7},
 		"info: Evermore stopping script", "",

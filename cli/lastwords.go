@@ -1,0 +1,68 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	pid1 "evermore/init"
+	"evermore/signals"
+)
+
+// lastWords are what --termination-log says of the end: what happened to the last
+// run, and why it was the last. Nothing of it is the app's own: no argument, no
+// variable, no output.
+type lastWords struct {
+	exited *pid1.Event // nil: nothing has run
+	gaveUp string
+}
+
+// observe takes note of what matters at the end.
+func (l *lastWords) observe(e pid1.Event) {
+	switch e.Kind {
+	case pid1.Exited, pid1.SpawnFailed:
+		l.exited = &e
+	case pid1.GaveUp:
+		l.gaveUp = e.Text
+	}
+}
+
+// line is what is written of an end with the exit code.
+func (l *lastWords) line(code, restarts int) string {
+	e := l.exited
+	if e == nil {
+		return fmt.Sprintf("could not start: exit code %d\n", code)
+	}
+	line := fmt.Sprintf("%s: exit code %d", e.Reason, code)
+	if e.Exit.Signal != 0 {
+		line += fmt.Sprintf(" (%s)", signals.Name(e.Exit.Signal))
+	}
+	if e.Kind == pid1.Exited {
+		line += fmt.Sprintf(" after %s", e.Uptime.Round(time.Millisecond))
+	}
+	line += fmt.Sprintf(", restarts: %d", restarts)
+	if l.gaveUp != "" {
+		line += "; gave up: " + l.gaveUp
+	}
+	return line + "\n"
+}
+
+// leaveLastWords writes the line in place of what the file holds. Kubernetes reads
+// 4096 bytes of it:
+// https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
+func leaveLastWords(path, line string) error {
+	// A FIFO that nobody reads is no reason to wait.
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NONBLOCK, 0o644)
+	if err == nil {
+		_, err = f.WriteString(line)
+		if e := f.Close(); err == nil {
+			err = e
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write why it ended to %s: %w", path, reason(err))
+	}
+	return nil
+}
