@@ -63,7 +63,13 @@ type Processes interface {
 	Gone() <-chan struct{}
 	// Memory is the resident memory of a process, in bytes.
 	Memory(Process) (bytes int64, ok bool)
+	// OOMKills is how many processes of the control group the out-of-memory killer
+	// has killed.
 	OOMKills() (n uint64, ok bool)
+	// Usage is what the control group uses now.
+	Usage() Usage
+	// Sacrifice has the out-of-memory killer take the process rather than evermore.
+	Sacrifice(Process)
 }
 
 // Process is a started process; see reaper.Process.
@@ -131,6 +137,7 @@ type App struct {
 	settling    bool           // they are gone, settle is set
 	again       chan struct{}  // there is more to reap
 	zombies     zombieWatch
+	oom         oomWatch
 	sentAt      map[syscall.Signal]time.Time // when a signal was last forwarded
 
 	backoff, drain, kill, wake, clear, settle, ready, watchdog, lookout timer
@@ -148,7 +155,7 @@ type run struct {
 	before   bool
 	watchdog time.Duration
 	hungAt   time.Time // when the watchdog elapses
-	oomKills uint64    // there were when it began
+	usage    Usage     // of the control group when it began
 }
 
 // view is what Snapshot reads: a snapshot and what the passing of time changes.
@@ -396,10 +403,10 @@ func (a *App) began(p Process) {
 	a.emit(Event{Kind: Started, PID: p.PID()})
 	a.awaitReady()
 	a.run.watchdog = a.opts.Watchdog
-	a.run.oomKills, _ = a.procs.OOMKills()
 	a.lookout.set(a.zombies.restart())
 	a.limit()
 	a.answer(nil)
+	a.account()
 }
 
 // spawn starts a command as the next run.
@@ -448,8 +455,13 @@ func (a *App) startFailed(err error) {
 // reap takes the exits of all dead children.
 func (a *App) reap() {
 	r := a.procs.Reap()
+	killed := false
 	for _, e := range r.Orphans {
 		a.emit(Event{Kind: OrphanReaped, PID: e.PID, Exit: e})
+		killed = killed || e.Signal == syscall.SIGKILL
+	}
+	if killed {
+		a.lookForOOMKills(0)
 	}
 	for _, e := range r.Exits {
 		if !a.hookExited(e.PID, e.String(), e.Status()) {
@@ -573,7 +585,7 @@ func (a *App) settled() {
 	requested := reason == ReasonRequest
 	spinning := !requested && !a.forced && uptime < a.opts.Policy.MinUptime
 	a.snap.LastExit, a.snap.LastExitAt, a.snap.LastReason = exit, exit.At, reason
-	e := Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final}
+	e := Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final, Death: a.death()}
 	a.emit(e)
 	a.hook(e)
 	if a.final {
@@ -598,17 +610,16 @@ func (a *App) beforeExited(e reaper.Exit) {
 
 // reason tells why a run ended.
 func (a *App) reason(e reaper.Exit) Reason {
+	oom := a.oomKilled(e)
 	switch {
 	case a.because != "":
 		return a.because
+	case oom:
+		return ReasonOOM
 	case e.Signal == 0:
 		return ReasonExit
 	case a.catcher.JustForwarded(e.Signal), e.At.Sub(a.sentAt[e.Signal]) < forwardedFor:
 		return ReasonRequest
-	case e.Signal == syscall.SIGKILL:
-		if n, ok := a.procs.OOMKills(); ok && n > a.run.oomKills {
-			return ReasonOOM
-		}
 	}
 	return ReasonSignal
 }

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"evermore/cgroup"
 	"evermore/reaper"
 	"evermore/signals"
 )
@@ -30,6 +31,10 @@ type stage struct {
 	zombies  []reaper.Zombie
 	oomKills atomic.Uint64
 	memory   atomic.Int64
+
+	usage      Usage
+	sacrificed []int
+	death      Death // the last
 
 	looks int // how often zombies were looked for
 
@@ -117,6 +122,8 @@ func (st *stage) Zombies() []reaper.Zombie {
 }
 
 func (st *stage) OOMKills() (uint64, bool) { return st.oomKills.Load(), true }
+func (st *stage) Usage() Usage             { return st.usage }
+func (st *stage) Sacrifice(p Process)      { st.sacrificed = append(st.sacrificed, p.PID()) }
 
 func (st *stage) Memory(Process) (int64, bool) { return st.memory.Load(), true }
 func (st *stage) Gone() <-chan struct{}        { return nil }
@@ -172,6 +179,7 @@ func (st *stage) Observe(e Event) {
 			spinning = " spinning"
 		}
 		st.note("exited %s %s%s", e.Exit, e.Reason, spinning)
+		st.death = *e.Death
 	case SpawnFailed:
 		st.note("spawn failed %d: %v", e.Exit.Code, e.Err)
 	case BackingOff:
@@ -201,6 +209,10 @@ func (st *stage) Observe(e Event) {
 		st.note("stuck %s", e.Text)
 	case OrphanReaped:
 		st.note("orphan %d", e.PID)
+	case OOMKilled:
+		st.note("out of memory: %d killed, of the app %d", e.Count, e.PID)
+	case Noted:
+		st.note("noted")
 	case ZombieFound:
 		st.note("zombie %d of %s (%d)", e.PID, e.Name, e.ParentPID)
 	case StatusTold:
@@ -359,7 +371,6 @@ func TestCrashIsRestarted(t *testing.T) {
 
 func TestOutOfMemory(t *testing.T) {
 	play(t, container(), func(st *stage) {
-		st.oomKills.Store(3) // of earlier ones, or of others
 		st.after(20 * s)
 		st.die(1)
 		st.after(20 * s)
@@ -372,8 +383,71 @@ func TestOutOfMemory(t *testing.T) {
 		st.oomKills.Store(5) // of a process below the app, which ends by itself
 		st.die(1)
 		st.told("40 exited signal 9 signal", "40 restarting 2 signal", "40 started 103", "41 ready",
-			"60 exited signal 9 oom", "60 restarting 3 oom", "60 started 104", "61 ready", "80 exited code 1 exit", "80 restarting 4 exit", "80 started 105")
+			"60 out of memory: 4 killed, of the app 103", "60 exited signal 9 oom", "60 restarting 3 oom", "60 started 104", "61 ready",
+			"80 out of memory: 1 killed, of the app 0", "80 exited code 1 exit", "80 restarting 4 exit", "80 started 105")
 		st.die(0)
+		if len(st.sacrificed) != 5 {
+			t.Errorf("the kernel was told to take %d", st.sacrificed)
+		}
+	})
+}
+
+// A probe finds the counter risen before the app that was hit, or its shell, is
+// seen to die.
+func TestOutOfMemorySeenBefore(t *testing.T) {
+	play(t, container(), func(st *stage) {
+		st.after(20 * s)
+		st.oomKills.Store(1)
+		_ = st.app.Ping(context.Background())
+		st.after(s)
+		st.dead = append(st.dead, reaper.Exit{PID: st.running.pid, Code: 137, At: time.Now()})
+		st.sigchld()
+		st.after(19 * s)
+		st.told("0 started 101", "1 ready", "20 out of memory: 1 killed, of the app 0", "21 exited code 137 oom", "21 restarting 1 oom", "21 started 102", "22 ready")
+		st.die(137) // by somebody else
+		st.after(20 * s)
+		st.oomKills.Store(2)
+		_ = st.app.Ping(context.Background()) // of a process below the app
+		st.after(20 * s)
+		st.die(137)
+		st.told("40 exited signal 9 signal", "40 restarting 2 signal", "40 started 103", "41 ready",
+			"60 out of memory: 1 killed, of the app 0", "80 exited signal 9 signal", "80 restarting 3 signal", "80 started 104")
+		st.die(0)
+	})
+}
+
+func TestGroupThatIsKilledWhole(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t)
+		st.usage.KillsWhole = true
+		st.begin(container())
+		st.after(20 * s)
+		st.die(1)
+		st.after(20 * s)
+		st.die(0)
+		st.ended(0)
+		st.told("0 started 101", "0 noted", "1 ready", "20 exited code 1 exit", "20 restarting 1 exit", "20 started 102", "21 ready",
+			"40 exited code 0 exit", "40 stopped 0")
+	})
+}
+
+func TestThrottlingOfARun(t *testing.T) {
+	play(t, container(), func(st *stage) {
+		st.die(0)
+		if st.death.Throttles {
+			t.Errorf("nothing is known, and told are %+v", st.death)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		st := newStage(t)
+		st.usage = Usage{Memory: 5, MemoryLimit: 9, Throttles: true, Throttling: cgroup.Throttling{Periods: 10, Throttled: 5, Time: s}}
+		st.begin(container())
+		st.usage.Throttling = cgroup.Throttling{Periods: 30, Throttled: 6, Time: 3 * s}
+		st.die(0)
+		want := Usage{Memory: 5, MemoryLimit: 9, Throttles: true, Throttling: cgroup.Throttling{Periods: 20, Throttled: 1, Time: 2 * s}}
+		if st.death.Usage != want {
+			t.Errorf("got %+v, want %+v", st.death.Usage, want)
+		}
 	})
 }
 

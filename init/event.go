@@ -57,7 +57,7 @@ type Event struct {
 	Kind Kind
 	Time time.Time
 
-	PID      int           // the app's, or the process that the kind is about
+	PID      int           // the app's, or the process that the kind is about; of OOMKilled 0: the app was not among them
 	Exit     reaper.Exit   // Exited, Restarting (of the last run), SpawnFailed (its Code is 127 or 126)
 	Reason   Reason        // Exited, Restarting, SpawnFailed, Stopping, Stopped
 	Uptime   time.Duration // Exited: how long that run lasted
@@ -66,6 +66,8 @@ type Event struct {
 	Backoff  time.Duration // BackingOff: how long the next start waits
 	Drain    time.Duration // Stopping: how long the app goes on before it is told; 0: it is told now
 	Code     int           // GaveUp, Stopped: evermore's exit code
+	Count    int           // OOMKilled: how many processes
+	Death    *Death        // Exited
 
 	Signal    syscall.Signal // Signalled, SignalSent, Killed
 	SentAs    syscall.Signal // Signalled: what the app was sent; 0: nothing
@@ -77,7 +79,7 @@ type Event struct {
 
 	ParentPID int    // ZombieFound: who does not reap it
 	Name      string // ZombieFound: the parent's name; LeftoverKilled: its name
-	Text      string // what a person should know beside it: GaveUp, Unready, Stopping, StatusTold
+	Text      string // what a person should know beside it: GaveUp, Unready, Stopping, StatusTold, Noted
 	Err       error  // SpawnFailed, Warned
 }
 
@@ -103,7 +105,9 @@ const (
 	LeftoversStuck              // and could not be
 	OrphanReaped                // a process that evermore did not start, but adopted
 	ZombieFound                 // a living parent does not reap its child
+	OOMKilled                   // the kernel has killed processes of the control group for want of memory
 	StatusTold                  // STATUS=... by sd_notify
+	Noted                       // what is worth knowing
 	Warned                      // something failed that does not end supervision
 	Stopped                     // the end: Code is evermore's exit code
 )

@@ -3,6 +3,9 @@ package pid1
 import (
 	"fmt"
 
+	"golang.org/x/sys/unix"
+
+	"evermore/cgroup"
 	"evermore/reaper"
 )
 
@@ -11,6 +14,56 @@ type Kernel struct {
 	*reaper.Reaper
 	// First, when not nil, gives the first start, which has been made already.
 	First func() (*reaper.Process, error)
+
+	group *cgroup.Group // see Group
+}
+
+// Group is the control group of evermore and the app. It is looked for when it is
+// first asked for.
+func (k *Kernel) Group() *cgroup.Group {
+	if k.group == nil {
+		k.group = cgroup.Own("/")
+	}
+	return k.group
+}
+
+// OOMKills is how many processes of the group the out-of-memory killer has killed.
+func (k *Kernel) OOMKills() (n uint64, ok bool) { return k.Group().OOMKills() }
+
+// Usage is what the group uses now.
+func (k *Kernel) Usage() Usage {
+	g := k.Group()
+	u := Usage{KillsWhole: g.KillsWhole()}
+	u.Memory, _ = g.MemoryUsed()
+	u.MemoryLimit, _ = g.MemoryLimit()
+	u.Throttling, u.Throttles = g.Throttling()
+	return u
+}
+
+// ownMemory is more than evermore ever has resident.
+const ownMemory = 16 << 20
+
+// Sacrifice has the out-of-memory killer take p rather than evermore.
+//
+// The killer takes the process with the most points: the memory that it has, and
+// oom_score_adj thousandths of all memory that there is to have - of the group's
+// limit, or of the machine's memory and swap (oom_badness in the kernel's
+// mm/oom_kill.c). So the amount is evermore's own memory in thousandths: an app
+// that has just begun, and is smaller than evermore, goes first all the same, and
+// among the pods of a machine next to nothing changes.
+func (k *Kernel) Sacrifice(p Process) {
+	total, ok := k.Group().MemoryLimit()
+	if !ok {
+		var info unix.Sysinfo_t
+		if unix.Sysinfo(&info) != nil {
+			return
+		}
+		total = int64((uint64(info.Totalram) + uint64(info.Totalswap)) * uint64(info.Unit)) //nolint:unconvert // the types differ by architecture
+	}
+	const thousandths = 1000
+	// Who may not raise it leaves the kernel to its own choice, which is mostly the
+	// same: the biggest one.
+	_ = p.(*reaper.Process).RaiseOOMScore(int(ownMemory*thousandths/max(total, ownMemory)) + 1)
 }
 
 // Start starts the command.

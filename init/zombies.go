@@ -34,6 +34,7 @@ func (z *zombieWatch) restart() time.Duration {
 
 // lookForZombies: it is time to look.
 func (a *App) lookForZombies() {
+	a.lookForOOMKills(0)
 	z := &a.zombies
 	z.lastLook = time.Now()
 	found := a.procs.Zombies()
@@ -66,6 +67,7 @@ func (a *App) lookForZombies() {
 
 // pinged: a probe asked whether the loop is alive.
 func (a *App) pinged() {
+	a.lookForOOMKills(0)
 	if a.state == StateRunning && time.Since(a.zombies.lastLook) >= lookoutProbed {
 		a.lookForZombies()
 	}

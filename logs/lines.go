@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -69,12 +70,15 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 //	spawn_failed, gave_up          error      error
 //	  with code 0                  info       error
 //	killed, leftovers_stuck,       warn       warn
-//	  zombie_found, warned
+//	  zombie_found, warned,
+//	  oom_killed (of others)
 //	backing_off, stopping,         info       -
-//	  signalled, leftovers_ending
+//	  signalled, noted,
+//	  leftovers_ending
 //	preparing, started, ready,     debug: -v
 //	  unready, orphan_reaped,
-//	  status_told, stopped
+//	  status_told, stopped,
+//	  oom_killed (of the app)
 //	  (in JSON started, unready)   info       debug
 //	signalled by WINCH (a          trace: -d
 //	  terminal was resized)
@@ -184,7 +188,9 @@ var kindNames = [...]string{
 	pid1.LeftoversStuck:  "leftovers_stuck",
 	pid1.OrphanReaped:    "orphan_reaped",
 	pid1.ZombieFound:     "zombie_found",
+	pid1.OOMKilled:       "oom_killed",
 	pid1.StatusTold:      "status_told",
+	pid1.Noted:           "noted",
 	pid1.Warned:          "warned",
 	pid1.Stopped:         "stopped",
 }
@@ -232,6 +238,12 @@ func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 	case pid1.Signalled:
 		f.Int("sender_pid", e.SenderPID).Int("sender_uid", e.SenderUID)
 	}
+	if e.Kind == pid1.OOMKilled {
+		f.Int("count", e.Count)
+	}
+	if e.Kind == pid1.Exited && e.Exit.PeakMemory > 0 {
+		f.Int64("peak_bytes", e.Exit.PeakMemory)
+	}
 	if e.Kind == pid1.Exited || e.Kind == pid1.Ready {
 		f.Int64("uptime_ms", e.Uptime.Milliseconds())
 	}
@@ -278,7 +290,12 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 			return zerolog.InfoLevel
 		}
 		return zerolog.DebugLevel
-	case pid1.BackingOff, pid1.LeftoversEnding, pid1.SignalSent, pid1.Drained:
+	case pid1.OOMKilled:
+		if e.PID != 0 && e.Count == 1 {
+			return zerolog.DebugLevel // the line of its exit says it
+		}
+		return zerolog.WarnLevel
+	case pid1.BackingOff, pid1.LeftoversEnding, pid1.SignalSent, pid1.Drained, pid1.Noted:
 		return zerolog.InfoLevel
 	default:
 		return zerolog.DebugLevel
@@ -304,12 +321,12 @@ func (l *Lines) words(e pid1.Event) string {
 		return with(l.product+" detected script is not ready any more", e.Text)
 	case pid1.Exited:
 		if e.Exit.Signal != 0 {
-			return fmt.Sprintf("%s detected script was killed by signal: %s", l.product, signals.Name(e.Exit.Signal)) + l.because(e.Reason)
+			return fmt.Sprintf("%s detected script was killed by signal: %s", l.product, signals.Name(e.Exit.Signal)) + l.because(e)
 		}
 		if e.Exit.Unknown {
 			return l.product + " detected script exited with code: unknown"
 		}
-		return fmt.Sprintf("%s detected script exited with code: %d", l.product, e.Exit.Code) + l.because(e.Reason)
+		return fmt.Sprintf("%s detected script exited with code: %d", l.product, e.Exit.Code) + l.because(e)
 	case pid1.SpawnFailed:
 		return with(l.product+" detected script did not start", reason(e))
 	case pid1.BackingOff:
@@ -350,6 +367,13 @@ func (l *Lines) words(e pid1.Event) string {
 		return fmt.Sprintf("%s reaped an orphan with pid: %d", l.product, e.PID)
 	case pid1.ZombieFound:
 		return fmt.Sprintf("%s found a zombie: pid %d is dead and its parent %s (pid %d) does not reap it", l.product, e.PID, e.Name, e.ParentPID)
+	case pid1.OOMKilled:
+		if e.Count == 1 {
+			return "a process of this container was killed for want of memory"
+		}
+		return fmt.Sprintf("%d processes of this container were killed for want of memory", e.Count)
+	case pid1.Noted:
+		return e.Text
 	case pid1.StatusTold:
 		return with("status of script", e.Text)
 	case pid1.Warned:
@@ -362,16 +386,26 @@ func (l *Lines) words(e pid1.Event) string {
 
 // because names a cause that the sentence before it does not give away. forever
 // knew of none.
-func (l *Lines) because(r pid1.Reason) string {
-	switch r {
+func (l *Lines) because(e pid1.Event) string {
+	switch e.Reason {
 	case pid1.ReasonExit, pid1.ReasonSignal, pid1.ReasonRequest, "":
 		return ""
 	}
 	if l.opts.Forever {
 		return ""
 	}
-	return " (" + string(r) + ")"
+	text := " (" + string(e.Reason)
+	if e.Reason == pid1.ReasonOOM {
+		text += ": it used " + mib(e.Exit.PeakMemory) + " at its peak"
+		if e.Death != nil && e.Death.MemoryLimit > 0 {
+			text += ", the limit is " + mib(e.Death.MemoryLimit)
+		}
+	}
+	return text + ")"
 }
+
+// mib is a number of bytes for a person.
+func mib(bytes int64) string { return strconv.FormatInt(bytes>>20, 10) + " MiB" }
 
 func with(what, more string) string {
 	if more == "" {

@@ -93,10 +93,10 @@ var eventLines = []struct {
 	},
 	{
 		"killed by a signal",
-		pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7, Signal: syscall.SIGKILL}, Reason: pid1.ReasonOOM, Uptime: time.Hour},
-		"error: Evermore detected script was killed by signal: SIGKILL (oom)",
+		pid1.Event{Kind: pid1.Exited, PID: 7, Exit: reaper.Exit{PID: 7, Signal: syscall.SIGKILL, PeakMemory: 118 << 20}, Reason: pid1.ReasonOOM, Uptime: time.Hour, Death: &pid1.Death{Usage: pid1.Usage{MemoryLimit: 128 << 20}}},
+		"error: Evermore detected script was killed by signal: SIGKILL (oom: it used 118 MiB at its peak, the limit is 128 MiB)",
 		"error: Forever detected script was killed by signal: SIGKILL",
-		`{"code":137,"event":"exited","pid":7,"signal":"SIGKILL","reason":"oom","uptime_ms":3600000}`,
+		`{"code":137,"event":"exited","pid":7,"signal":"SIGKILL","reason":"oom","uptime_ms":3600000,"peak_bytes":123731968}`,
 	},
 	{
 		"killed as asked",
@@ -104,6 +104,27 @@ var eventLines = []struct {
 		"info: Evermore detected script was killed by signal: SIGTERM",
 		"error: Forever detected script was killed by signal: SIGTERM",
 		`{"code":143,"event":"exited","pid":7,"signal":"SIGTERM","reason":"request","uptime_ms":0}`,
+	},
+	{
+		"of another process of the container",
+		pid1.Event{Kind: pid1.OOMKilled, Count: 1},
+		"warn: a process of this container was killed for want of memory",
+		"warn: a process of this container was killed for want of memory",
+		`{"event":"oom_killed","count":1}`,
+	},
+	{
+		"of the app and another",
+		pid1.Event{Kind: pid1.OOMKilled, PID: 7, Count: 2},
+		"warn: 2 processes of this container were killed for want of memory",
+		"warn: 2 processes of this container were killed for want of memory",
+		`{"event":"oom_killed","pid":7,"count":2}`,
+	},
+	{
+		"noted",
+		pid1.Event{Kind: pid1.Noted, Text: "so it is"},
+		"info: so it is",
+		"",
+		`{"event":"noted"}`,
 	},
 	{
 		"spawn failed",

@@ -66,7 +66,7 @@ func New(reg prometheus.Registerer, src Source, logs LogCounts, b Build) *Metric
 		starts:           counter("child_starts_total", "Runs of the child that began.", child),
 		restarts:         counters("child_restarts_total", "Starts of the child after its first one, by what caused them.", child, "reason"),
 		exits:            counters("child_exits_total", "Runs of the child that ended or could not begin, by why and by exit code (128+n for signal n).", child, "reason", "code"),
-		oomKills:         counter("oom_kills_total", "Times the kernel's out-of-memory killer killed the child.", child),
+		oomKills:         counter("oom_kills_total", "Processes of the control group that the kernel killed for want of memory, the child or others.", nil),
 		stopKills:        counter("stop_kills_total", "Times the child was sent SIGKILL because it had not ended.", child),
 		runDuration:      prometheus.NewHistogram(runDuration(child)),
 		signalsForwarded: counters("signals_forwarded_total", "Signals that were sent to the child because one arrived.", child, "signal"),
@@ -108,9 +108,6 @@ func (m *Metrics) Observe(e pid1.Event) {
 	case pid1.Exited:
 		m.exits.WithLabelValues(string(e.Reason), exitCode(e.Exit)).Inc()
 		m.runDuration.Observe(e.Uptime.Seconds())
-		if e.Reason == pid1.ReasonOOM {
-			m.oomKills.Inc()
-		}
 	case pid1.SpawnFailed:
 		m.exits.WithLabelValues(string(e.Reason), exitCode(e.Exit)).Inc()
 	case pid1.Killed:
@@ -119,6 +116,8 @@ func (m *Metrics) Observe(e pid1.Event) {
 		if e.SentAs != 0 {
 			m.signalsForwarded.WithLabelValues(signals.Name(e.SentAs)).Inc()
 		}
+	case pid1.OOMKilled:
+		m.oomKills.Add(float64(e.Count))
 	case pid1.OrphanReaped:
 		m.orphans.Inc()
 	case pid1.ZombieFound:

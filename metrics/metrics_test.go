@@ -206,7 +206,7 @@ func TestKnownLabelValuesStartAtZero(t *testing.T) {
 		`evermore_zombies_found_total{}`,
 		`evermore_warnings_total{}`,
 		`evermore_http_bind_failures_total{}`,
-		`evermore_oom_kills_total{worker="0"}`,
+		`evermore_oom_kills_total{}`,
 		`evermore_stop_kills_total{worker="0"}`,
 		`evermore_log_bytes_total{stream="stdout",worker="0"}`,
 		`evermore_log_bytes_total{stream="stderr",worker="0"}`,
@@ -260,7 +260,9 @@ func countedEvents() []counted {
 			`evermore_child_exits_total{code="137",reason="oom",worker="0"}`: 1,
 			`evermore_child_run_duration_seconds_count{worker="0"}`:          1,
 			`evermore_child_run_duration_seconds_sum{worker="0"}`:            1,
-			`evermore_oom_kills_total{worker="0"}`:                           1,
+		}},
+		{"kills for want of memory", pid1.Event{Kind: pid1.OOMKilled, Count: 3}, map[string]float64{
+			`evermore_oom_kills_total{}`: 3,
 		}},
 		{"failed start", pid1.Event{Kind: pid1.SpawnFailed, Reason: pid1.ReasonSpawn, Exit: reaper.Exit{Code: 127}}, map[string]float64{
 			`evermore_child_exits_total{code="127",reason="spawn",worker="0"}`: 1,

@@ -18,6 +18,10 @@ type Exit struct {
 	Unknown bool
 	// At is when the exit was seen.
 	At time.Time
+	// PeakMemory is the most resident memory that the process, or one of the
+	// descendants that it has waited for, had at a time, in bytes: ru_maxrss of
+	// getrusage(2). 0: unknown, as of an adopted process.
+	PeakMemory int64
 }
 
 // Status is the exit code in a shell's terms: Code, or 128+n for signal n.

@@ -41,9 +41,6 @@ type Reaper struct {
 
 	adopted []Exit        // of adopted processes, for Reap
 	gone    chan struct{} // tells of them
-
-	oomOnce sync.Once
-	oomFile string // that counts the kills of the out-of-memory killer; empty: none does
 }
 
 // New makes the calling process a reaper of all its descendants
@@ -134,8 +131,9 @@ func (r *Reaper) reapOne() (exit Exit, owned, ok bool) {
 		_ = unix.Kill(-pid, unix.SIGTERM) // ESRCH: nobody else is left
 	}
 	var status unix.WaitStatus
+	var used unix.Rusage
 	for {
-		_, err = unix.Wait4(pid, &status, unix.WNOHANG|unix.WALL, nil)
+		_, err = unix.Wait4(pid, &status, unix.WNOHANG|unix.WALL, &used)
 		if err != unix.EINTR {
 			break
 		}
@@ -143,7 +141,7 @@ func (r *Reaper) reapOne() (exit Exit, owned, ok bool) {
 	if err != nil {
 		return Exit{}, false, false
 	}
-	exit = Exit{PID: pid, At: time.Now()}
+	exit = Exit{PID: pid, At: time.Now(), PeakMemory: used.Maxrss << 10}
 	if status.Signaled() {
 		exit.Signal, exit.CoreDumped = status.Signal(), status.CoreDump()
 	} else {
