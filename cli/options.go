@@ -117,6 +117,11 @@ var table = []option{
 		complete: files,
 	},
 	{
+		name: "memory-aware", group: groupStart,
+		help: "set node's --max-old-space-size, in NODE_OPTIONS, to what fits into the container's limit of memory",
+		on:   func(s *settings) *bool { return &s.memoryAware },
+	},
+	{
 		name: "user", group: groupStart, arg: "USER[:GROUP]",
 		help: "run the app as this user, a name or a number; with its groups, or GROUP alone",
 		set:  func(s *settings, v string) error { return setText(&s.user, v) },

@@ -84,6 +84,7 @@ var samples = map[string]sample{
 	"spin-sleep-max":  {"1m30s", func(s *settings) any { return s.app.Policy.SpinSleepMax }, 90 * time.Second},
 	"kill-signal":     {"SIGUSR2", func(s *settings) any { return s.app.KillSignal }, syscall.SIGUSR2},
 	"kill-timeout":    {"0", func(s *settings) any { return s.app.KillTimeout }, time.Duration(0)},
+	"memory-aware":    {"true", func(s *settings) any { return s.memoryAware }, true},
 	"drain-wait":      {"5s", func(s *settings) any { return s.app.DrainWait }, 5 * time.Second},
 	"grace":           {"1m", func(s *settings) any { return s.grace }, time.Minute},
 	"termination-log": {"/dev/termination-log", func(s *settings) any { return s.terminationLog }, "/dev/termination-log"},

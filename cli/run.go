@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -87,7 +88,7 @@ func (r *running) start(first *early.Start) error {
 		}
 	}
 	r.mark = kernel.Mark()
-	warnings := append(r.lateStop(), misspelt(os.Environ())...)
+	warnings := slices.Concat(r.lateStop(), r.noHeap(), misspelt(os.Environ()))
 	if r.starter == nil {
 		warnings = append(r.warnings(), warnings...) // a daemon's starter says them
 	}

@@ -41,6 +41,7 @@ type settings struct {
 	noNewPrivs bool
 	umask      int // -1: evermore's own
 
+	memoryAware    bool
 	grace          time.Duration // after which somebody else kills; 0: never
 	terminationLog string        // empty: none
 

@@ -14,9 +14,11 @@ import (
 	"github.com/joho/godotenv"
 	"golang.org/x/sys/unix"
 
+	"evermore/cgroup"
 	"evermore/control"
 	pid1 "evermore/init"
 	"evermore/nearest"
+	"evermore/node"
 	"evermore/reaper"
 )
 
@@ -42,10 +44,10 @@ func (s *settings) options() (pid1.Options, error) {
 		return o, err
 	}
 	base := s.childEnv(os.Environ(), who)
-	env, err := s.withEnvFiles(base)
+	env, err := s.appEnv(base)
 	switch {
 	case err != nil && s.adopted != nil:
-		env = base // as above: Refresh tells of it
+		env = base // Refresh tells of it
 	case err != nil:
 		return o, err
 	}
@@ -80,9 +82,9 @@ func (s *settings) options() (pid1.Options, error) {
 		DieWithParent: true,
 	}
 	o.UID = s.uid
-	if len(s.envFiles) > 0 {
+	if len(s.envFiles) > 0 || s.memoryAware {
 		o.Refresh = func(c *reaper.Command) error {
-			env, err := s.withEnvFiles(base)
+			env, err := s.appEnv(base)
 			if err == nil {
 				c.Env = env
 			}
@@ -320,6 +322,36 @@ func with(env []string, variables ...string) []string {
 		env = slices.DeleteFunc(env, func(e string) bool { return strings.HasPrefix(e, name+"=") })
 	}
 	return append(env, variables...)
+}
+
+// appEnv completes the environment of a run by what may differ from that of the
+// last one.
+func (s *settings) appEnv(base []string) ([]string, error) {
+	env, err := s.withEnvFiles(base)
+	if err != nil || !s.memoryAware {
+		return env, err
+	}
+	if limit, ok := cgroup.Own("/").MemoryLimit(); ok { // it may be another one by now
+		if mib, ok := node.HeapLimit(limit); ok {
+			env = node.WithOptions(env, fmt.Sprintf("--max-old-space-size=%d", mib))
+		}
+	}
+	return env, nil
+}
+
+// noHeap warns that --memory-aware does nothing.
+func (s *settings) noHeap() []string {
+	if !s.memoryAware {
+		return nil
+	}
+	limit, ok := cgroup.Own("/").MemoryLimit()
+	if !ok {
+		return []string{"--memory-aware does nothing: no limit of memory is known here"}
+	}
+	if _, ok := node.HeapLimit(limit); !ok {
+		return []string{fmt.Sprintf("--memory-aware does nothing: a limit of %d MiB leaves no room for a heap", limit>>20)}
+	}
+	return nil
 }
 
 // withEnvFiles adds the variables of --env-file that the environment lacks, as
