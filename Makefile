@@ -26,7 +26,7 @@ run: build ## run an example under evermore, with metrics
 	@PORT=$(PORT) bin/evermore --http $(HTTP) --min-uptime 1s --spin-sleep-time 1s examples/server/server.js
 
 build: ## build bin/evermore, static and stripped
-	CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o bin/evermore .
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/evermore .
 
 test: ## install what tests need, check the form, run all tests
 	@scripts/test

@@ -197,9 +197,6 @@ func (s *settings) cannotStart(hint, format string, args ...any) error {
 	return &failure{codeCannotStart, fmt.Errorf("Cannot start %s\n%w", s.program, fmt.Errorf(format, args...)), hint}
 }
 
-// distrolessNode is where Google's distroless images have node: not in the PATH.
-const distrolessNode = "/nodejs/bin/node"
-
 func findNode(env []string) (string, error) {
 	path := ""
 	for _, v := range env {
@@ -210,8 +207,8 @@ func findNode(env []string) (string, error) {
 	if node, err := lookPath("node", path); err == nil {
 		return node, nil
 	}
-	if executable(distrolessNode) {
-		return distrolessNode, nil
+	if executable(reaper.DistrolessNode) {
+		return reaper.DistrolessNode, nil
 	}
 	return "", &failure{codeNotFound, fmt.Errorf("cannot find node in the PATH (%s)", path), "-c COMMAND runs the script with another"}
 }

@@ -17,6 +17,7 @@ import (
 
 	"evermore/early"
 	pid1 "evermore/init"
+	"evermore/reaper"
 	"evermore/signals"
 )
 
@@ -144,7 +145,7 @@ func TestStartErrors(t *testing.T) {
 			t.Errorf("%q: code %d, stdout %q\n got %q\nwant %q", test.args, code, out, errs, want)
 		}
 	}
-	if _, err := os.Stat(distrolessNode); err != nil {
+	if _, err := os.Stat(reaper.DistrolessNode); err != nil {
 		_, errs, code := execute(t, []string{"PATH=/nowhere:" + dir + "/empty"}, evermore, "server.js")
 		want := "error:   cannot find node in the PATH (/nowhere:" + dir + "/empty)\nhelp:    -c COMMAND runs the script with another\n"
 		if code != 127 || errs != want {

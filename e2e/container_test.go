@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"debug/elf"
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,16 +12,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 )
 
 // TestContainer runs the Dockerfile's image for apps in real containers.
 func TestContainer(t *testing.T) {
-	needs(t, "podman", "node")
-	p := buildContainer(t)
+	p := inContainers(t)
 
 	t.Run("stop", func(t *testing.T) {
+		t.Parallel()
 		c := p.start(t, nil)
 		if _, parent := c.awaitUp(1); parent != 1 {
 			t.Errorf("evermore is not PID 1 but %d", parent)
@@ -30,22 +35,26 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("default action", func(t *testing.T) {
+		t.Parallel()
 		c := p.start(t, nil, "node", "-e", "console.log('app', process.pid, 'of', process.ppid, 'is up'); setInterval(() => {}, 1e6)")
 		c.awaitUp(1)
 		c.stop(143)
 	})
 
 	t.Run("killed app", func(t *testing.T) {
+		t.Parallel()
 		c := p.start(t, nil)
 		c.checkRestart()
 		c.stop(7)
 	})
 
 	t.Run("finished app", func(t *testing.T) {
+		t.Parallel()
 		p.start(t, []string{"--env", "EVERMORE_RESTART=never"}, "node", "-e", "process.exit(5)").ends(5)
 	})
 
 	t.Run("health", func(t *testing.T) {
+		t.Parallel()
 		c := p.start(t, []string{"--env", "EVERMORE_READY=http://127.0.0.1:3000/"}, app("served")...)
 		c.awaitUp(1)
 		c.awaitHealth("healthy")
@@ -60,6 +69,7 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("restricted", func(t *testing.T) {
+		t.Parallel()
 		c := p.start(t, []string{
 			"--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL",
 			"--user", "65532", "--security-opt", "no-new-privileges",
@@ -70,6 +80,7 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("pids limit", func(t *testing.T) {
+		t.Parallel()
 		c := p.start(t, []string{"--pids-limit", "64", "--env", "EVERMORE_MAX_RESTARTS=0"}, app("bomb")...)
 		c.awaitUp(1)
 		if log := c.log(); strings.Count(log, "no pid is left") != 3 {
@@ -80,16 +91,20 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("terminal", func(t *testing.T) {
+		t.Parallel()
 		cmd, _ := p.command(t, "-it", app("reads")...)
 		term := onTerminal(t, cmd)
 		term.expectUp()
 		term.types("one\r")
 		term.expect("got one")
+		term.resize(33, 77)
+		term.expect("size 33 77")
 		term.types(interrupt)
 		term.ends(130)
 	})
 
 	t.Run("REPL", func(t *testing.T) {
+		t.Parallel()
 		cmd, _ := p.command(t, "-it", "node")
 		term := onTerminal(t, cmd)
 		term.expect("> ")
@@ -100,6 +115,7 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("terminal without input", func(t *testing.T) {
+		t.Parallel()
 		cmd, c := p.command(t, "-t", app("reads")...)
 		term := onTerminal(t, cmd)
 		term.expectUp()
@@ -108,6 +124,7 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("input", func(t *testing.T) {
+		t.Parallel()
 		cmd, c := p.command(t, "-i", app("reads")...)
 		cmd.Stdin = strings.NewReader("one\n")
 		if err := cmd.Start(); err != nil {
@@ -121,6 +138,7 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("no input", func(t *testing.T) {
+		t.Parallel()
 		c := p.start(t, nil, app("reads")...)
 		c.awaitUp(1)
 		c.awaitLog("input ended")
@@ -128,6 +146,8 @@ func TestContainer(t *testing.T) {
 	})
 
 	t.Run("below another init", func(t *testing.T) {
+		t.Parallel()
+		needs(t, "catatonit")
 		c := p.start(t, []string{"--init"}, app("orphans")...)
 		if _, parent := c.awaitUp(1); parent == 1 {
 			t.Error("evermore is PID 1")
@@ -136,15 +156,202 @@ func TestContainer(t *testing.T) {
 		c.checkOrphans(2 * 20) // 20 in each life
 		c.stop(7)
 	})
+
+	// What docker makes of --init is "/sbin/docker-init -- COMMAND", and podman
+	// "/run/podman-init -- COMMAND", with the binary that --init-path or the
+	// daemon's default-init names.
+	for name, options := range map[string][]string{
+		"as the init of podman": {"--init", "--init-path", static()},
+		"as the init of docker": {"--volume", static() + ":/sbin/docker-init:ro", "--entrypoint", `["/sbin/docker-init","--"]`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := p.on(nodeImage).start(t, append(options, appVolume()...), app("orphans")...)
+			if _, parent := c.awaitUp(1); parent != 1 {
+				t.Errorf("evermore is not PID 1 but %d", parent)
+			}
+			c.checkRestart()
+			c.checkOrphans(2 * 20)
+			c.stop(7)
+		})
+	}
+
+	t.Run("signals", func(t *testing.T) {
+		t.Parallel()
+		c := p.start(t, nil, app("signals")...)
+		c.awaitUp(1)
+		for _, name := range []string{"HUP", "USR2", "WINCH", "CONT"} {
+			c.must("kill", "--signal", name, c.name)
+			c.awaitLog("got SIG" + name + "\n")
+		}
+		c.must("kill", "--signal", "TERM", c.name)
+		c.ends(7)
+	})
+
+	t.Run("restarts of the container", func(t *testing.T) {
+		t.Parallel()
+		c := p.start(t, nil)
+		c.awaitUp(1)
+		c.must("restart", "--time", "60", c.name)
+		c.awaitUp(2)
+		// What evermore has written is left behind, and now it has the same pid.
+		c.must("kill", c.name)
+		c.ends(137)
+		c.must("start", c.name)
+		if _, parent := c.awaitUp(3); parent != 1 {
+			t.Errorf("evermore is not PID 1 but %d", parent)
+		}
+		c.awaitHealth("healthy")
+		eventually(t, "evermore lists one app, running", func() bool {
+			list, err := c.podman("exec", c.name, "/evermore", "list", "--json")
+			return err == nil && strings.Count(list, `"status"`) == 1 && regexp.MustCompile(`"status": ?"running"`).MatchString(list)
+		})
+		c.checkRestart()
+		c.stop(7)
+	})
+
+	t.Run("memory limit", func(t *testing.T) {
+		t.Parallel()
+		c := p.start(t, []string{"--memory", "256m"}, app("memory")...)
+		c.checkRestart()
+		if heap := regexp.MustCompile(`heap of (\d{9})\n`).FindAllString(c.log(), -1); len(heap) != 2 {
+			t.Errorf("V8's heap does not go by the container's limit in both lives:\n%s", c.log())
+		}
+		c.stop(7)
+	})
+
+	t.Run("pid namespace of the host", func(t *testing.T) {
+		t.Parallel()
+		// A stranger, one that says it is of a run of evermore's, and a zombie.
+		bystanders := []*exec.Cmd{exec.Command("sleep", "1000"), exec.Command("sleep", "1000"), exec.Command("true")}
+		bystanders[1].Env = []string{"EVERMORE_RUN_ID=0123456789abcdef0123456789abcdef"}
+		for _, b := range bystanders {
+			b.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+			if err := b.Start(); err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				_ = b.Process.Kill()
+				_ = b.Wait()
+			})
+		}
+		dead := bystanders[2].Process.Pid
+		eventually(t, "the third is a zombie", func() bool { return stateOf(dead) == "Z" })
+
+		c := p.start(t, []string{"--pid", "host"}, app("leaves")...)
+		_, evermore := c.awaitUp(1)
+		if command, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", evermore)); !strings.HasPrefix(string(command), "/evermore\x00") {
+			t.Fatalf("process %d is no evermore but %q", evermore, command)
+		}
+		c.awaitLog("left ")
+		left, _ := strconv.Atoi(regexp.MustCompile(`left (\d+)`).FindStringSubmatch(c.log())[1])
+		c.checkRestart()
+		if !gone(left) {
+			t.Errorf("process %d of the first life is left", left)
+		}
+		c.stop(7)
+		for i, want := range []string{"S", "S", "Z"} {
+			if got := stateOf(bystanders[i].Process.Pid); got != want {
+				t.Errorf("bystander %d is in state %q, not %q", i, got, want)
+			}
+		}
+	})
+
+	t.Run("distroless", func(t *testing.T) {
+		t.Parallel()
+		if err := baseImage("distroless", distrolessImage); err != nil {
+			t.Fatal(err)
+		}
+		for name, entry := range map[string][]string{
+			"command": {`["/evermore","--"]`, "node", "server.js"},
+			"options": {`["/evermore","--kill-timeout","9s","--"]`, "node", "server.js"},
+			"script":  {`["/evermore","--min-uptime","1s","--spin-sleep-time","1s"]`, "server.js"},
+		} {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				options := append(appVolume(), "--volume", static()+":/evermore:ro", "--entrypoint", entry[0])
+				c := p.on(distrolessImage).start(t, options, entry[1:]...)
+				first, _ := c.awaitUp(1)
+				c.exec("/nodejs/bin/node", "-e", fmt.Sprintf("process.kill(%d, 'SIGKILL')", first))
+				c.awaitUp(2)
+				c.stop(7)
+			})
+		}
+	})
+
+	t.Run("musl", func(t *testing.T) {
+		t.Parallel()
+		needs(t, "musl-gcc")
+		receiver := filepath.Join(t.TempDir(), "receiver")
+		if err := ran("musl-gcc", "-O1", "-o", receiver, "testdata/receiver.c"); err != nil {
+			t.Fatal(err)
+		}
+		loader := interpreter(t, receiver)
+		if !strings.Contains(loader, "musl") {
+			t.Fatalf("the program is loaded by %q", loader)
+		}
+		if loader := interpreter(t, static()); loader != "" {
+			t.Errorf("evermore is loaded by %q: it is not static", loader)
+		}
+		err := buildImage(muslImage, fmt.Sprintf("FROM scratch\nCOPY %s %s\nCOPY evermore-static /evermore\nCOPY receiver /\nENTRYPOINT [%q, %q]\nCMD [%q]\n",
+			filepath.Base(loader), loader, "/evermore", "--", "/receiver"), loader, static(), receiver)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := p.on(muslImage).start(t, []string{"--read-only", "--user", "65532"})
+		c.awaitLog("ready\n")
+		c.must("kill", "--signal", "USR2", c.name)
+		c.awaitLog(fmt.Sprintf("got %d from 1\n", syscall.SIGUSR2))
+		c.must("exec", c.name, "/evermore", "health")
+		c.stop(0)
+	})
+}
+
+// static is the binary as it is shipped.
+func static() string { return filepath.Join(binaries, "evermore-static") }
+
+// appVolume brings the app into an image.
+func appVolume() []string {
+	source, _ := filepath.Abs("testdata/container/app.js")
+	return []string{"--volume", source + ":/app/server.js:ro", "--workdir", "/app"}
+}
+
+// interpreter is what a program is loaded by (PT_INTERP, elf(5)); "" for a static
+// one.
+func interpreter(t *testing.T, program string) string {
+	t.Helper()
+	f, err := elf.Open(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, segment := range f.Progs {
+		if segment.Type != elf.PT_INTERP {
+			continue
+		}
+		path, err := io.ReadAll(segment.Open())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.TrimRight(string(path), "\x00")
+	}
+	return ""
 }
 
 // app is the command of an app that does something beside; see app.js.
 func app(what string) []string { return []string{"node", "server.js", what} }
 
-// podman is how podman runs here.
+// podman is how podman runs here, and what.
 type podman struct {
 	global []string // options before the command
 	run    []string // options of the command run
+	image  string
+}
+
+// on is the same with another image.
+func (p podman) on(image string) podman {
+	p.image = image
+	return p
 }
 
 // ways to run podman: as it is set up, and with limits that may be set inside a
@@ -154,55 +361,101 @@ var ways = []podman{
 	{global: []string{"--runtime", "runc"}, run: []string{"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096"}},
 }
 
-// containerImage is made of the last target of the Dockerfile, with this
-// machine's node, the binary that is tested, and testdata/container/app.js. The
-// whole Dockerfile is proved in image/. Runs beside each other have their own.
+// The images of this run; runs beside each other have their own.
 var (
+	// containerImage is made of the last target of the Dockerfile, with this
+	// machine's node, the binary that is tested, and testdata/container/app.js.
+	// The whole Dockerfile is proved in image/.
 	containerImage = fmt.Sprintf("localhost/evermore-e2e-container:%d", os.Getpid())
-	containerBase  = fmt.Sprintf("localhost/evermore-e2e-container-base:%d", os.Getpid())
+	// nodeImage knows nothing of evermore.
+	nodeImage = fmt.Sprintf("localhost/evermore-e2e-container-node:%d", os.Getpid())
+	// distrolessImage neither, and has no shell.
+	distrolessImage = fmt.Sprintf("localhost/evermore-e2e-container-distroless:%d", os.Getpid())
+	// muslImage has musl and nothing of glibc's.
+	muslImage = fmt.Sprintf("localhost/evermore-e2e-container-musl:%d", os.Getpid())
 )
 
-// buildContainer makes the image and finds out how podman runs here.
-func buildContainer(t *testing.T) podman {
-	t.Helper()
-	must := func(name string, args ...string) {
-		t.Helper()
-		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-			lacks(t, fmt.Sprintf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out))
-		}
+// removeImages removes what the tests have built.
+func removeImages() {
+	if _, err := exec.LookPath("podman"); err == nil {
+		_ = exec.Command("podman", "rmi", "--force", "--ignore", containerImage, nodeImage, distrolessImage, muslImage).Run()
 	}
-	t.Cleanup(func() { _ = exec.Command("podman", "rmi", "--force", containerImage, containerBase).Run() })
-	must("image/build.sh", "node")
-	// Another run may make it anew, and remove this one.
-	must("podman", "tag", "localhost/evermore-e2e-node", containerBase)
+}
 
+// inContainers gives podman with containerImage; where that can't be had, the test
+// is skipped.
+func inContainers(t *testing.T) podman {
+	t.Helper()
+	needs(t, "podman", "node")
+	p, err := firstContainer()
+	if err != nil {
+		lacks(t, err.Error())
+	}
+	return p
+}
+
+// firstContainer makes nodeImage and containerImage, once, and finds out how
+// podman runs here.
+var firstContainer = sync.OnceValues(func() (podman, error) {
+	if err := baseImage("node", nodeImage); err != nil {
+		return podman{}, err
+	}
 	text, err := os.ReadFile("../Dockerfile")
 	if err != nil {
-		t.Fatal(err)
+		return podman{}, err
 	}
 	_, last, found := strings.Cut(string(text), "\nFROM ${NODE_IMAGE} AS node\n")
 	if !found {
-		t.Fatal("the Dockerfile has no target for apps")
+		return podman{}, errors.New("the Dockerfile has no target for apps")
 	}
 	last = strings.ReplaceAll(last, "COPY --from=evermore /evermore ", "COPY evermore-static ")
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte("FROM "+containerBase+"\n"+last+"COPY app.js server.js\n"), 0o644); err != nil {
-		t.Fatal(err)
+	err = buildImage(containerImage, "FROM "+nodeImage+"\n"+last+"COPY app.js server.js\n",
+		filepath.Join(binaries, "evermore-static"), "testdata/container/app.js")
+	if err != nil {
+		return podman{}, err
 	}
-	must("cp", filepath.Join(binaries, "evermore-static"), "testdata/container/app.js", dir)
-	must("podman", "build", "--quiet", "--format", "docker", "--tag", containerImage, dir)
-
-	var reasons []string
+	var reasons []error
 	for _, p := range ways {
-		c := p.named(t)
-		out, err := c.podman(slices.Concat([]string{"run", "--name", c.name, "--network", "none"}, p.run, []string{containerImage, "node", "-e", "0"})...)
-		if err == nil {
-			return p
+		args := slices.Concat(p.global, []string{"run", "--rm", "--network", "none"}, p.run, []string{containerImage, "node", "-e", "0"})
+		if err := ran("podman", args...); err != nil {
+			reasons = append(reasons, err)
+			continue
 		}
-		reasons = append(reasons, fmt.Sprintf("podman %v: %v %s", p, err, out))
+		return p.on(containerImage), nil
 	}
-	lacks(t, "podman cannot run a container:\n"+strings.Join(reasons, "\n"))
-	return podman{}
+	return podman{}, errors.Join(reasons...)
+})
+
+// baseImage makes one of the images of build.sh. Another run may make it anew, and
+// remove this one: it gets another name, too.
+func baseImage(kind, image string) error {
+	if err := ran("image/build.sh", kind); err != nil {
+		return err
+	}
+	return ran("podman", "tag", "localhost/evermore-e2e-"+kind, image)
+}
+
+// buildImage makes an image by a Dockerfile that copies the files.
+func buildImage(image, dockerfile string, files ...string) error {
+	dir, err := os.MkdirTemp("", "evermore-e2e-image-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	return errors.Join(
+		os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644),
+		ran("cp", append(files, dir)...),
+		ran("podman", "build", "--quiet", "--format", "docker", "--tag", image, dir),
+	)
+}
+
+// ran runs a command; the error has what it wrote.
+func ran(name string, args ...string) error {
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return nil
 }
 
 // container is one that a test runs; it is removed when the test ends.
@@ -229,7 +482,7 @@ func (p podman) named(t *testing.T) *container {
 func (p podman) start(t *testing.T, options []string, app ...string) *container {
 	t.Helper()
 	c := p.named(t)
-	c.must(slices.Concat([]string{"run", "--detach", "--name", c.name, "--network", "none"}, p.run, options, []string{containerImage}, app)...)
+	c.must(slices.Concat([]string{"run", "--detach", "--name", c.name, "--network", "none"}, p.run, options, []string{p.image}, app)...)
 	return c
 }
 
@@ -237,7 +490,7 @@ func (p podman) start(t *testing.T, options []string, app ...string) *container 
 func (p podman) command(t *testing.T, option string, app ...string) (*exec.Cmd, *container) {
 	t.Helper()
 	c := p.named(t)
-	return exec.Command("podman", slices.Concat(p.global, []string{"run", "--name", c.name, "--network", "none"}, p.run, []string{option, containerImage}, app)...), c
+	return exec.Command("podman", slices.Concat(p.global, []string{"run", "--name", c.name, "--network", "none"}, p.run, []string{option, p.image}, app)...), c
 }
 
 // podman runs a command of podman and gives what it writes.

@@ -71,6 +71,7 @@ func testMain(m *testing.M) int {
 	}
 	binaries = dir
 	_ = os.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	defer removeImages()
 	code := m.Run()
 	races, _ := filepath.Glob(filepath.Join(dir, "races", "*"))
 	for _, race := range races {

@@ -111,11 +111,22 @@ func (c *Command) forkExec(path string, argv []string) (pid, pidfd int, err erro
 	}
 	// syscall.ForkExec, not os.StartProcess: that one forks a probe of its own.
 	pid, err = syscall.ForkExec(path, argv, attr)
+	if errors.Is(err, syscall.EINVAL) {
+		// Linux before 5.2 ignores CLONE_PIDFD; gVisor and qemu-user refuse it.
+		attr.Sys.PidFD = nil
+		pid, err = syscall.ForkExec(path, argv, attr)
+	}
 	return pid, pidfd, err
 }
 
+// DistrolessNode is where Google's distroless images have node, which is no
+// folder of their PATH:
+// https://github.com/GoogleContainerTools/distroless/tree/main/nodejs
+const DistrolessNode = "/nodejs/bin/node"
+
 // lookPath finds the file that Argv[0] names, as execvp(3) does. A file that is
 // there but can't be executed is remembered: EACCES tells more than ENOENT.
+// The last place to look for node is DistrolessNode.
 func (c *Command) lookPath() (string, error) {
 	name := c.Argv[0]
 	if name == "" {
@@ -137,6 +148,9 @@ func (c *Command) lookPath() (string, error) {
 		if errors.Is(err, syscall.EACCES) {
 			found = err
 		}
+	}
+	if name == "node" && c.executable(DistrolessNode) == nil {
+		return DistrolessNode, nil
 	}
 	if errors.Is(found, syscall.ENOENT) {
 		found = fmt.Errorf("it is not in the PATH: %w", found)

@@ -44,10 +44,13 @@ type Reaper struct {
 }
 
 // New makes the calling process a reaper of all its descendants
-// (PR_SET_CHILD_SUBREAPER, prctl(2)); as PID 1 it is one anyway.
+// (PR_SET_CHILD_SUBREAPER, prctl(2)). PID 1 is one anyway, also where a sandbox
+// or an emulator does not know that call.
 func New() (*Reaper, error) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
+	if unix.Getpid() != 1 {
+		if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+			return nil, fmt.Errorf("cannot become a child subreaper: %w", err)
+		}
 	}
 	return &Reaper{owned: make(map[int]*Process), mark: random64(), gone: make(chan struct{}, 1)}, nil
 }

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# build.sh node|go: makes a base image for the Dockerfile from this machine's own
-# files, so that images can be built and tested where no registry is in reach.
+# build.sh node|distroless|go: makes a base image from this machine's own files, so
+# that images can be built and tested where no registry is in reach.
 #
-#   node  localhost/evermore-e2e-node: node, sh and a few tools, with the users
-#         root, node (1000) and nobody
-#   go    localhost/evermore-e2e-go: Go's toolchain and sh; modules come from a
-#         module cache that the build mounts at /go/pkg/mod
+#   node        localhost/evermore-e2e-node: node, sh and a few tools, with the
+#               users root, node (1000) and nobody
+#   distroless  localhost/evermore-e2e-distroless: as gcr.io/distroless/nodejs, node
+#               where the PATH does not lead, no shell
+#   go          localhost/evermore-e2e-go: Go's toolchain and sh; modules come from
+#               a module cache that the build mounts at /go/pkg/mod
 set -euo pipefail
 
 root=$(mktemp -d)
@@ -59,9 +61,17 @@ node)
 	add node sh cat id kill ls sleep
 	import node --change 'ENV PATH=/usr/bin:/bin'
 	;;
+distroless)
+	skeleton
+	add node
+	mkdir -p "$root/nodejs/bin"
+	mv "$root/usr/bin/node" "$root/nodejs/bin/node"
+	import distroless --change 'ENTRYPOINT ["/nodejs/bin/node"]' \
+		--change 'ENV PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin' --change 'USER 65532'
+	;;
 go)
 	skeleton
-	add sh
+	add sh touch
 	goroot=$(go env GOROOT)
 	mkdir -p "$root/usr/local/go"
 	tar -C "$goroot" -c --exclude ./test --exclude ./api --exclude ./src/cmd --exclude testdata . | tar -C "$root/usr/local/go" -x
@@ -69,7 +79,7 @@ go)
 		--change 'ENV GOPROXY=off' --change 'ENV GOTOOLCHAIN=local'
 	;;
 *)
-	echo 'usage: build.sh node|go' >&2
+	echo 'usage: build.sh node|distroless|go' >&2
 	exit 2
 	;;
 esac

@@ -5,13 +5,18 @@ package image
 
 import (
 	"archive/tar"
+	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,6 +26,9 @@ import (
 const (
 	binaryImage = "localhost/evermore-e2e-dockerfile:evermore"
 	nodeImage   = "localhost/evermore-e2e-dockerfile:node"
+
+	version  = "1.2.3"
+	revision = "0123456"
 )
 
 // Where podman runs inside a container or a small virtual machine, its default
@@ -58,18 +66,21 @@ func goEnv(t *testing.T, name string) string {
 
 // build makes an image of one target of the Dockerfile. The build stage finds
 // modules in this machine's cache, which it sees through an overlay.
-func build(t *testing.T, target, image string) {
+func build(t *testing.T, target, arch, source, image string) {
 	t.Helper()
 	args := []string{
-		"build", "--quiet", "--format", "docker", "--layers=false", "--network", "none",
+		"build", "--quiet", "--format", "docker", "--layers=false", "--network", "none", "--platform", "linux/" + arch,
 		"--volume", goEnv(t, "GOMODCACHE") + ":/go/pkg/mod:O",
 		"--volume", goEnv(t, "GOCACHE") + ":/root/.cache/go-build:O",
 		"--build-arg", "GO_IMAGE=localhost/evermore-e2e-go",
 		"--build-arg", "NODE_IMAGE=localhost/evermore-e2e-node",
-		"--build-arg", "VERSION=1.2.3",
+		"--build-arg", "VERSION=" + version,
+		"--build-arg", "REVISION=" + revision,
+		// Not every buildah knows it by itself.
+		"--build-arg", "BUILDPLATFORM=linux/" + runtime.GOARCH,
 		"--target", target, "--tag", image,
 	}
-	mustPodman(t, append(append(args, limits...), "../..")...)
+	mustPodman(t, append(append(args, limits...), source)...)
 	t.Cleanup(func() { podman("rmi", "--force", image) })
 }
 
@@ -95,38 +106,89 @@ func prepare(t *testing.T) {
 
 func TestDockerfile(t *testing.T) {
 	prepare(t)
-	t.Run("evermore", testBinaryImage)
+	for _, arch := range []string{"amd64", "arm64"} {
+		t.Run(arch, func(t *testing.T) { testBinaryImage(t, arch) })
+	}
 	t.Run("node", testNodeImage)
 }
 
-// The image for COPY --from holds the binary and nothing else.
-func testBinaryImage(t *testing.T) {
-	build(t, "evermore", binaryImage)
-
-	told := mustPodman(t, append([]string{"run", "--rm", "--network", "none"}, append(limits, binaryImage, "--version")...)...)
-	if !strings.Contains(told, "1.2.3") {
-		t.Errorf("--version says %q, the build was told 1.2.3", told)
+// The image for COPY --from holds the binary and nothing else. It is the binary
+// that `make build` makes of a copy of the source in another folder, which has
+// another date on each file; and the layer that it is in is the same, too.
+func testBinaryImage(t *testing.T, arch string) {
+	copied := copySource(t)
+	make := exec.Command("make", "--no-print-directory", "-C", copied, "build", "VERSION="+version, "REVISION="+revision)
+	make.Env = append(os.Environ(), "GOARCH="+arch)
+	if out, err := make.CombinedOutput(); err != nil {
+		t.Fatalf("make build: %v\n%s", err, out)
+	}
+	made, err := os.ReadFile(filepath.Join(copied, "bin", "evermore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What the two builds share, the cache of compiled packages, must name none.
+	for _, folder := range []string{copied, goEnv(t, "GOMODCACHE"), goEnv(t, "GOROOT") + "/src/"} {
+		if bytes.Contains(made, []byte(folder)) {
+			t.Errorf("the binary names a folder of the machine that built it: %s", folder)
+		}
 	}
 
-	id := mustPodman(t, "create", binaryImage)
-	defer podman("rm", "--force", id)
-	archive := filepath.Join(t.TempDir(), "image.tar")
-	mustPodman(t, "export", "--output", archive, id)
-	if files := list(t, archive); len(files) != 1 || files[0] != "evermore" {
-		t.Errorf("the image holds %q, want evermore alone", files)
+	build(t, "evermore", arch, "../..", binaryImage)
+	files := regularFiles(t, binaryImage)
+	if len(files) != 1 || files["evermore"] == nil {
+		t.Errorf("the image holds %q, want evermore alone", slices.Sorted(maps.Keys(files)))
+	}
+	if !bytes.Equal(files["evermore"], made) {
+		t.Errorf("the binary of the image is %x, that of another folder %x", sha256.Sum256(files["evermore"]), sha256.Sum256(made))
+	}
+	t.Logf("sha256 %x, %.1f MB", sha256.Sum256(made), float64(len(made))/1e6)
+
+	got := mustPodman(t, "image", "inspect", "--format", `{{.Os}}/{{.Architecture}} as {{.User}} runs {{.Config.Entrypoint}}, {{with .Labels}}{{index . "org.opencontainers.image.title"}} {{index . "org.opencontainers.image.version"}} {{index . "org.opencontainers.image.revision"}}{{end}}`, binaryImage)
+	if want := "linux/" + arch + " as 65532:65532 runs [/evermore], evermore " + version + " " + revision; got != want {
+		t.Errorf("the image says it is\n%s, want\n%s", got, want)
+	}
+	if arch != runtime.GOARCH {
+		return
+	}
+	told := mustPodman(t, append([]string{"run", "--rm", "--network", "none", "--read-only", "--cap-drop", "all"}, append(limits, binaryImage, "--version")...)...)
+	if want := "evermore " + version + " (revision " + revision + ")"; told != want {
+		t.Errorf("--version says %q, want %q", told, want)
+	}
+	again := binaryImage + "-again"
+	build(t, "evermore", arch, copied, again)
+	const layers = "{{.RootFS.Layers}}"
+	one := mustPodman(t, "image", "inspect", "--format", layers, binaryImage)
+	if other := mustPodman(t, "image", "inspect", "--format", layers, again); one != other {
+		t.Errorf("two builds give the layers %s and %s", one, other)
 	}
 }
 
-// list names the regular files of an archive. Folders are podman's: it makes
-// those that it mounts things on.
-func list(t *testing.T, archive string) []string {
+// copySource copies what git would have of the source, with new dates, and gives
+// the folder.
+func copySource(t *testing.T) string {
 	t.Helper()
+	dir := filepath.Join(t.TempDir(), "a folder of another name", "evermore")
+	out, err := exec.Command("sh", "-c", `mkdir -p "$1" && tar -C ../.. --exclude ./.git --exclude ./bin --exclude ./bench/.peers -c . | tar -C "$1" -x -m`, "sh", dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("cannot copy the source: %v\n%s", err, out)
+	}
+	return dir
+}
+
+// regularFiles gives what an image holds. Folders are podman's: it makes those
+// that it mounts things on.
+func regularFiles(t *testing.T, image string) map[string][]byte {
+	t.Helper()
+	id := mustPodman(t, "create", image)
+	defer podman("rm", "--force", id)
+	archive := filepath.Join(t.TempDir(), "image.tar")
+	mustPodman(t, "export", "--output", archive, id)
 	f, err := os.Open(archive)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	var files []string
+	files := map[string][]byte{}
 	for r := tar.NewReader(f); ; {
 		header, err := r.Next()
 		if errors.Is(err, io.EOF) {
@@ -135,8 +197,11 @@ func list(t *testing.T, archive string) []string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if header.Typeflag == tar.TypeReg {
-			files = append(files, header.Name)
+		if header.Typeflag != tar.TypeReg {
+			continue
+		}
+		if files[header.Name], err = io.ReadAll(r); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
@@ -144,7 +209,7 @@ func list(t *testing.T, archive string) []string {
 // An app on the image survives its own death, under the tightest rules that a
 // cluster sets: a user of its own, nothing to write to, no capability.
 func testNodeImage(t *testing.T) {
-	build(t, "node", nodeImage)
+	build(t, "node", runtime.GOARCH, "../..", nodeImage)
 	app, err := filepath.Abs("../../examples/server")
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,16 @@ switch (process.argv[2]) {
   case 'reads': // lines
     process.stdin.on('data', (data) => console.log(`got ${String(data).trim()}`));
     process.stdin.on('end', () => console.log('input ended'));
+    process.stdout.on('resize', () => console.log(`size ${process.stdout.rows} ${process.stdout.columns}`));
+    break;
+  case 'signals': // those it gets
+    for (const name of ['SIGHUP', 'SIGUSR2', 'SIGWINCH', 'SIGCONT']) process.on(name, () => console.log(`got ${name}`));
+    break;
+  case 'leaves': // a process that leaves its group
+    console.log(`left ${spawn('sleep', ['1000'], { detached: true, stdio: 'ignore' }).pid}`);
+    break;
+  case 'memory': // that V8 takes for its own
+    console.log(`heap of ${require('v8').getHeapStatistics().heap_size_limit}`);
     break;
   case 'orphans':
     for (let i = 0; i < 20; i++) spawn('sh', ['-c', 'sleep 0 & exit']);
