@@ -257,6 +257,30 @@ func TestContainer(t *testing.T) {
 		}
 	})
 
+	// As an initContainer and its app do it over an emptyDir, under the rules of
+	// Kubernetes' restricted pods.
+	t.Run("installed into a volume", func(t *testing.T) {
+		t.Parallel()
+		if err := targetImage("evermore", "scratch", evermoreImage, ""); err != nil {
+			t.Fatal(err)
+		}
+		volume := t.TempDir()
+		if err := os.Chmod(volume, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		restricted := []string{"--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"}
+		p.on(evermoreImage).start(t, append(restricted, "--volume", volume+":/inject"), "install", "/inject/").ends(0)
+
+		options := slices.Concat(restricted, appVolume(), []string{"--user", "1000", "--volume", volume + ":/inject:ro", "--entrypoint", ""})
+		c := p.on(nodeImage).start(t, options, "/inject/evermore", "--", "node", "server.js")
+		if _, parent := c.awaitUp(1); parent != 1 {
+			t.Errorf("evermore is not PID 1 but %d", parent)
+		}
+		c.checkRestart()
+		c.exec("/inject/evermore", "health")
+		c.stop(7)
+	})
+
 	t.Run("distroless", func(t *testing.T) {
 		t.Parallel()
 		if err := baseImage("distroless", distrolessImage); err != nil {
@@ -371,6 +395,8 @@ var (
 	nodeImage = fmt.Sprintf("localhost/evermore-e2e-container-node:%d", os.Getpid())
 	// distrolessImage neither, and has no shell.
 	distrolessImage = fmt.Sprintf("localhost/evermore-e2e-container-distroless:%d", os.Getpid())
+	// evermoreImage is made of the Dockerfile's target of that name.
+	evermoreImage = fmt.Sprintf("localhost/evermore-e2e-container-evermore:%d", os.Getpid())
 	// muslImage has musl and nothing of glibc's.
 	muslImage = fmt.Sprintf("localhost/evermore-e2e-container-musl:%d", os.Getpid())
 )
@@ -378,7 +404,7 @@ var (
 // removeImages removes what the tests have built.
 func removeImages() {
 	if _, err := exec.LookPath("podman"); err == nil {
-		_ = exec.Command("podman", "rmi", "--force", "--ignore", containerImage, nodeImage, distrolessImage, muslImage).Run()
+		_ = exec.Command("podman", "rmi", "--force", "--ignore", containerImage, nodeImage, distrolessImage, evermoreImage, muslImage).Run()
 	}
 }
 
@@ -400,18 +426,7 @@ var firstContainer = sync.OnceValues(func() (podman, error) {
 	if err := baseImage("node", nodeImage); err != nil {
 		return podman{}, err
 	}
-	text, err := os.ReadFile("../Dockerfile")
-	if err != nil {
-		return podman{}, err
-	}
-	_, last, found := strings.Cut(string(text), "\nFROM ${NODE_IMAGE} AS node\n")
-	if !found {
-		return podman{}, errors.New("the Dockerfile has no target for apps")
-	}
-	last = strings.ReplaceAll(last, "COPY --from=evermore /evermore ", "COPY evermore-static ")
-	err = buildImage(containerImage, "FROM "+nodeImage+"\n"+last+"COPY app.js server.js\n",
-		filepath.Join(binaries, "evermore-static"), "testdata/container/app.js")
-	if err != nil {
+	if err := targetImage("node", nodeImage, containerImage, "COPY app.js server.js\n", "testdata/container/app.js"); err != nil {
 		return podman{}, err
 	}
 	var reasons []error
@@ -433,6 +448,21 @@ func baseImage(kind, image string) error {
 		return err
 	}
 	return ran("podman", "tag", "localhost/evermore-e2e-"+kind, image)
+}
+
+// targetImage makes one of the Dockerfile's targets with the binary that is tested,
+// and with more.
+func targetImage(target, base, image, more string, files ...string) error {
+	text, err := os.ReadFile("../Dockerfile")
+	if err != nil {
+		return err
+	}
+	found := regexp.MustCompile(`(?s)\nFROM \S+ AS ` + target + `\n(.*?)(?:\nFROM |$)`).FindSubmatch(text)
+	if found == nil {
+		return fmt.Errorf("the Dockerfile has no target %s", target)
+	}
+	stage := regexp.MustCompile(`COPY --from=\S+ /evermore `).ReplaceAllString(string(found[1]), "COPY evermore-static ")
+	return buildImage(image, "FROM "+base+"\n"+stage+"\n"+more, append(files, static())...)
 }
 
 // buildImage makes an image by a Dockerfile that copies the files.
@@ -559,9 +589,10 @@ func (c *container) awaitHealth(want string) {
 func (c *container) checkRestart() {
 	c.t.Helper()
 	before, _ := c.awaitUp(1)
+	times := len(upLine.FindAllString(c.log(), -1))
 	started := c.inspect("{{.State.StartedAt}}")
 	c.exec("node", "-e", fmt.Sprintf("process.kill(%d, 'SIGKILL')", before))
-	if after, _ := c.awaitUp(2); after == before {
+	if after, _ := c.awaitUp(times + 1); after == before {
 		c.t.Errorf("the app is process %d as before", after)
 	}
 	if state := c.inspect("{{.State.Status}} {{.State.StartedAt}}"); state != "running "+started {

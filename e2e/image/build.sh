@@ -10,10 +10,10 @@
 #               a module cache that the build mounts at /go/pkg/mod
 set -euo pipefail
 
-root=$(mktemp -d)
-trap 'rm -rf "$root"' EXIT
-# mktemp makes it 0700, and it becomes the image's /.
-chmod 755 "$root"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+root=$work/root
+mkdir -m 755 "$root"
 
 # Copies programs with all the libraries they are linked to.
 add() {
@@ -45,12 +45,19 @@ skeleton() {
 	chown 1000:1000 "$root/home/node"
 }
 
-# Takes the place of the image made before, if there is one.
+# Takes the place of the image made before, if there is one that differs.
 import() {
-	local image=localhost/evermore-e2e-$1 before
-	before=$(podman image inspect --format '{{.Id}}' "$image" 2>/dev/null || true)
-	tar -C "$root" -c . | podman import --quiet "${@:2}" - "$image" >/dev/null
-	if [[ -n $before ]]; then
+	local image=localhost/evermore-e2e-$1 archive=$work/archive.tar key before
+	tar -C "$root" --sort=name --mtime=@0 -cf "$archive" .
+	key=$({ printf '%s\n' "${@:2}" && cat "$archive"; } | sha256sum | cut -d ' ' -f 1)
+	before=$(podman image inspect --format '{{.Id}} {{.Labels.made_of}}' "$image" 2>/dev/null || true)
+	if [[ ${before#* } == "$key" ]]; then
+		return
+	fi
+	podman import --quiet "${@:2}" --change "LABEL made_of=$key" "$archive" "$image" >/dev/null
+	before=${before%% *}
+	# Under another name somebody still uses it.
+	if [[ -n $before && $(podman image inspect --format '{{len .RepoTags}}' "$before") == 0 ]]; then
 		podman rmi "$before" >/dev/null 2>&1 || true
 	fi
 }
