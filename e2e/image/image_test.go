@@ -6,11 +6,13 @@ package image
 import (
 	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,7 +143,7 @@ func testBinaryImage(t *testing.T, arch string) {
 	if !bytes.Equal(files["evermore"], made) {
 		t.Errorf("the binary of the image is %x, that of another folder %x", sha256.Sum256(files["evermore"]), sha256.Sum256(made))
 	}
-	t.Logf("sha256 %x, %.1f MB", sha256.Sum256(made), float64(len(made))/1e6)
+	checkSize(t, arch, made)
 
 	got := mustPodman(t, "image", "inspect", "--format", `{{.Os}}/{{.Architecture}} as {{.User}} runs {{.Config.Entrypoint}}, {{with .Labels}}{{index . "org.opencontainers.image.title"}} {{index . "org.opencontainers.image.version"}} {{index . "org.opencontainers.image.revision"}}{{end}}`, binaryImage)
 	if want := "linux/" + arch + " as 65532:65532 runs [/evermore], evermore " + version + " " + revision; got != want {
@@ -160,6 +162,32 @@ func testBinaryImage(t *testing.T, arch string) {
 	one := mustPodman(t, "image", "inspect", "--format", layers, binaryImage)
 	if other := mustPodman(t, "image", "inspect", "--format", layers, again); one != other {
 		t.Errorf("two builds give the layers %s and %s", one, other)
+	}
+}
+
+// checkSize holds the README to the size of the layer and to what is left of it on
+// the way from a registry, in MB of a million bytes, to a twentieth.
+func checkSize(t *testing.T, arch string, binary []byte) {
+	t.Helper()
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := regexp.MustCompile(`one layer of (\S+) MB on amd64, (\S+) MB on arm64, of which (\S+) MB are pulled`).FindStringSubmatch(string(readme))
+	if told == nil {
+		t.Fatal("the README does not tell the size of the layer")
+	}
+	var pulled bytes.Buffer
+	w := gzip.NewWriter(&pulled)
+	_, _ = w.Write(binary)
+	_ = w.Close()
+	is := func(bytes int, told string) bool {
+		megabytes, err := strconv.ParseFloat(told, 64)
+		return err == nil && math.Abs(float64(bytes)/1e6-megabytes) < megabytes/20
+	}
+	layer := map[string]string{"amd64": told[1], "arm64": told[2]}
+	if !is(len(binary), layer[arch]) || !is(pulled.Len(), told[3]) {
+		t.Errorf("for %s the layer has %d bytes, compressed %d; the README says %q", arch, len(binary), pulled.Len(), told[0])
 	}
 }
 
