@@ -76,6 +76,7 @@ func TestContainer(t *testing.T) {
 		})
 		c.checkRestart()
 		c.awaitHealth("healthy")
+		c.awaitListed()
 		c.stop(7)
 	})
 
@@ -202,10 +203,7 @@ func TestContainer(t *testing.T) {
 			t.Errorf("evermore is not PID 1 but %d", parent)
 		}
 		c.awaitHealth("healthy")
-		eventually(t, "evermore lists one app, running", func() bool {
-			list, err := c.podman("exec", c.name, "/evermore", "list", "--json")
-			return err == nil && strings.Count(list, `"status"`) == 1 && regexp.MustCompile(`"status": ?"running"`).MatchString(list)
-		})
+		c.awaitListed()
 		c.checkRestart()
 		c.stop(7)
 	})
@@ -582,6 +580,16 @@ func (c *container) awaitHealth(want string) {
 	eventually(c.t, "the container is "+want, func() bool {
 		out, err := c.podman("healthcheck", "run", c.name)
 		return (err == nil) == (want == "healthy") && !strings.Contains(out, "no defined healthcheck")
+	})
+}
+
+// awaitListed waits until evermore's list, asked for in the container, has one app,
+// running.
+func (c *container) awaitListed() {
+	c.t.Helper()
+	eventually(c.t, "evermore lists one app, running", func() bool {
+		list, err := c.podman("exec", c.name, "/evermore", "list", "--json")
+		return err == nil && strings.Count(list, `"status"`) == 1 && regexp.MustCompile(`"status": ?"running"`).MatchString(list)
 	})
 }
 
