@@ -70,7 +70,7 @@ func (s *settings) options() (pid1.Options, error) {
 	if !s.isGiven("stop-signal") && hasTerminal() {
 		o.StopSignals = o.StopSignals.With(unix.SIGHUP)
 	}
-	o.Terminal = isForeground(0)
+	o.Terminal = isJob(0)
 	o.Command = reaper.Command{
 		Argv:          argv,
 		Env:           env,
@@ -385,6 +385,14 @@ func hasTerminal() bool {
 	}
 	unix.Close(fd)
 	return true
+}
+
+// isJob tells whether a descriptor is the controlling terminal, see
+// tcgetpgrp(3). In the foreground or not: a shell moves a job from one to the
+// other, the app with it, and stops both when either reads in the background.
+func isJob(fd int) bool {
+	_, err := unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+	return err == nil
 }
 
 // isForeground tells whether a descriptor is a terminal whose foreground process

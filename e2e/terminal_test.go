@@ -374,14 +374,14 @@ func TestSuspendAndContinue(t *testing.T) {
 func TestBackgroundJob(t *testing.T) {
 	t.Parallel()
 	sh := shell(t)
-	sh.types("$EV --http off -- node $APP plain &\r")
+	sh.types("$EV --http off -- node $APP silent &\r")
 	app, evermore := sh.expectUp()
 	sh.types("echo alive $((40+2))\r")
 	sh.expect("alive 42")
 	sh.types("jobs\r")
-	sh.expect(`\[1\]\+  .*APP plain`)
+	sh.expect(`\[1\]\+  .*APP silent`)
 	sh.types("fg\r")
-	sh.expect("APP plain")
+	sh.expect("APP silent")
 	awaitForeground(t, evermore)
 	sh.types(interrupt)
 	sh.expectCode(130)
@@ -390,6 +390,24 @@ func TestBackgroundJob(t *testing.T) {
 			t.Errorf("process %d is still there", pid)
 		}
 	}
+}
+
+// An app that reads in the background is stopped, evermore with it, so that the
+// shell knows and the app reads on when it is in the foreground.
+func TestReadInBackground(t *testing.T) {
+	t.Parallel()
+	sh := shell(t)
+	sh.types(`$EV --http off -- sh -c 'echo app $$ of $PPID is up; while read x; do echo got $x; done' &` + "\r")
+	app, evermore := sh.expectUp()
+	for _, pid := range []int{app, evermore} {
+		eventually(t, fmt.Sprintf("process %d is stopped", pid), func() bool { return stateOf(pid) == "T" })
+	}
+	sh.types("fg\r")
+	awaitForeground(t, app, evermore)
+	sh.types("one\r")
+	sh.expect("got one")
+	sh.types(interrupt)
+	sh.expectCode(130)
 }
 
 func TestContinueInBackground(t *testing.T) {

@@ -69,8 +69,8 @@ type Options struct {
 	Rewrite map[syscall.Signal]syscall.Signal
 	// RemapExit maps the exit code of the command to that of evermore.
 	RemapExit map[int]int
-	// Terminal says that the command shares evermore's process group, which is
-	// the foreground group of the terminal on stdin.
+	// Terminal says that the command shares evermore's process group, a job of the
+	// terminal on stdin.
 	Terminal bool
 
 	Ready Readiness
