@@ -24,7 +24,7 @@ func TestPrometheus(t *testing.T) {
 	t.Parallel()
 	needs(t, "prometheus", "promtool", "node")
 	evermore := startCrasher(t)
-	prometheus := startPrometheus(t, evermore.address)
+	prometheus := startPrometheus(t, scrapes("1s", fmt.Sprintf("{targets: [%q]}", evermore.address)))
 
 	// An increase is seen from a sample before it on.
 	prometheus.await(`evermore_child_restarts_total{reason="exit"}`, 0)
@@ -123,6 +123,12 @@ func (c *crasher) pids() []string {
 // the next.
 func (c *crasher) crash(exit bool) {
 	c.t.Helper()
+	c.die(exit)
+	c.awaitUp()
+}
+
+func (c *crasher) die(exit bool) {
+	c.t.Helper()
 	pids := c.pids()
 	pid, err := strconv.Atoi(pids[len(pids)-1])
 	if err != nil {
@@ -135,16 +141,23 @@ func (c *crasher) crash(exit bool) {
 	if err := syscall.Kill(pid, s); err != nil {
 		c.t.Fatalf("ending life %d of the app: %v", c.lives, err)
 	}
-	c.awaitUp()
 }
 
-// prometheus is one that scrapes every second.
+// prometheus is a running one.
 type prometheus struct {
 	t       *testing.T
 	address string
 }
 
-func startPrometheus(t *testing.T, target string) *prometheus {
+// scrapes gives a configuration that scrapes the targets, each a static_config, as
+// often as that.
+func scrapes(interval string, targets ...string) string {
+	return fmt.Sprintf("global: {scrape_interval: %s, scrape_timeout: %[1]s, evaluation_interval: 1s}\n"+
+		"scrape_configs: [{job_name: evermore, static_configs: [%s]}]\n", interval, strings.Join(targets, ", "))
+}
+
+// startPrometheus starts one with a configuration.
+func startPrometheus(t *testing.T, text string, args ...string) *prometheus {
 	t.Helper()
 	port, err := freePort()
 	if err != nil {
@@ -152,13 +165,14 @@ func startPrometheus(t *testing.T, target string) *prometheus {
 	}
 	dir := t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf("global: {scrape_interval: 1s, scrape_timeout: 1s}\nscrape_configs: [{job_name: evermore, static_configs: [{targets: [%q]}]}]\n", target)
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	p := &prometheus{t: t, address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
-	c := launch(t, plain, dir, filepath.Join(dir, "prometheus"), os.Environ(), "prometheus",
-		"--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data"), "--web.listen-address", p.address)
+	c := launch(t, plain, dir, filepath.Join(dir, "prometheus"), os.Environ(), append([]string{
+		"prometheus",
+		"--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data"), "--web.listen-address", p.address,
+	}, args...)...)
 	eventually(t, "Prometheus is ready", func() bool {
 		if !c.running() {
 			log, _ := os.ReadFile(c.stderr)
@@ -194,21 +208,30 @@ func (s *sample) UnmarshalJSON(text []byte) error {
 
 // series is what Prometheus answers: one sample or several.
 type series struct {
+	Metric map[string]string
 	Value  sample
 	Values []sample
 }
 
 func (p *prometheus) ask(path string, form url.Values) []series {
 	p.t.Helper()
-	response, err := http.PostForm("http://"+p.address+path, form)
+	var data struct{ Result []series }
+	p.get(path, form, &data)
+	return data.Result
+}
+
+// get reads the data of an answer of the API.
+func (p *prometheus) get(path string, form url.Values, data any) {
+	p.t.Helper()
+	response, err := http.Get("http://" + p.address + path + "?" + form.Encode())
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	defer response.Body.Close()
-	var answer struct {
+	answer := struct {
 		Error string
-		Data  struct{ Result []series }
-	}
+		Data  any
+	}{Data: data}
 	body, err := io.ReadAll(response.Body)
 	if err == nil {
 		err = json.Unmarshal(body, &answer)
@@ -216,7 +239,6 @@ func (p *prometheus) ask(path string, form url.Values) []series {
 	if err != nil || answer.Error != "" {
 		p.t.Fatalf("asking %s for %v: %v %s", path, form, err, body)
 	}
-	return answer.Data.Result
 }
 
 // query gives the one value of a query at a moment; NaN: there is none.

@@ -43,8 +43,8 @@ const (
 	gap          = 10.0
 	headHeight   = 26.0 // of a row's heading, of a panel's title
 	statHeight   = 74.0
-	graphHeight  = 190.0
-	footHeight   = 44.0 // the time and the legend below a graph
+	graphHeight  = 200.0
+	footHeight   = 58.0 // the time and two lines of legend below a graph
 	axisWidth    = 54.0 // the values beside a graph
 	rowHeight    = 24.0 // of the state timeline
 )
@@ -201,18 +201,22 @@ func (c *canvas) times(x, y, w float64) {
 // key is an entry of a legend.
 type key struct{ color, name string }
 
+// legend has room for two lines.
 func (c *canvas) legend(keys []key, x, y, w float64) {
-	end := x + w
+	at, bottom := x, y+16
 	for _, k := range keys {
 		// About what the text needs: its real width only the reader's font knows.
-		need := 16 + 6.4*float64(len(k.name)) + 12
-		if x+need > end+12 {
-			c.text("", x, y, "…")
-			return
+		need := 15 + 6.2*float64(len(k.name))
+		if at+need > x+w {
+			if y == bottom {
+				c.text("", at, y, "…")
+				return
+			}
+			at, y = x, bottom
 		}
-		c.box(k.color, x, y-9, 10, 10)
-		c.text("", x+15, y, k.name)
-		x += need
+		c.box(k.color, at, y-9, 10, 10)
+		c.text("", at+15, y, k.name)
+		at += need + 12
 	}
 }
 
@@ -248,7 +252,7 @@ func (c *canvas) states(answers []answer, x, y, w float64) {
 			keys = append(keys, key{colors[s.Color], s.Name})
 		}
 	}
-	c.legend(keys, x+10, bottom+34, w-20)
+	c.legend(keys, x+10, bottom+32, w-30)
 }
 
 // broken tells that there was no value just before a point.
@@ -305,7 +309,7 @@ func (c *canvas) graph(p Panel, answers []answer, x, y, w, h float64) {
 		c.text("mid", left+width/2, y+h/2, "none")
 	}
 	c.times(left, y+h+16, width)
-	c.legend(keys, x+10, y+h+36, w-20)
+	c.legend(keys, x+10, y+h+34, w-30)
 }
 
 // counts draws a bar a bucket; Prometheus' buckets include those before them.
@@ -359,7 +363,12 @@ func tickOf(top float64, unit string) float64 {
 
 // format writes a value in Grafana's unit.
 func format(v float64, unit string) string {
-	short := func(v float64) string { return strconv.FormatFloat(v, 'g', 3, 64) }
+	short := func(v float64) string {
+		if math.Abs(v) >= 1000 {
+			return strconv.FormatFloat(v, 'f', 0, 64)
+		}
+		return strconv.FormatFloat(v, 'g', 3, 64)
+	}
 	switch unit {
 	case "percentunit":
 		return short(v*100) + "%"
