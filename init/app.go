@@ -291,6 +291,10 @@ func (a *App) Snapshot() *Snapshot {
 	v := a.snapshot.Load()
 	s := v.snap
 	s.RestartsRemaining = v.policy.Remaining(v.history, time.Since(v.epoch))
+	// A run need not end to have lasted.
+	if !s.StartedAt.IsZero() && time.Since(s.StartedAt) >= v.policy.MinUptime {
+		s.Spinning = false
+	}
 	return &s
 }
 

@@ -488,10 +488,13 @@ func TestSnapshotInBackoff(t *testing.T) {
 			t.Errorf("snapshot %+v", snap)
 		}
 		st.after(5 * s)
-		if snap := st.app.Snapshot(); snap.State != StateRunning || snap.Backoff != 0 || !snap.BackoffUntil.IsZero() {
+		if snap := st.app.Snapshot(); snap.State != StateRunning || snap.Backoff != 0 || !snap.BackoffUntil.IsZero() || !snap.Spinning {
 			t.Errorf("snapshot %+v", snap)
 		}
 		st.after(20 * s)
+		if st.app.Snapshot().Spinning {
+			t.Error("a run that lasts is spinning")
+		}
 		st.die(0)
 	})
 }

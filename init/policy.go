@@ -148,6 +148,10 @@ func (Done) decision()    {}
 // It is pure but for jitter, a number in [0,1) that spreads the pauses of many
 // instances.
 func (p Policy) Next(e Ended, h History, jitter float64) (Decision, History) {
+	spinning := e.Uptime < p.MinUptime
+	if !spinning {
+		h.Spins = 0
+	}
 	if e.Forced {
 		return Restart{}, h
 	}
@@ -161,11 +165,8 @@ func (p Policy) Next(e Ended, h History, jitter float64) (Decision, History) {
 		return Restart{}, h
 	}
 	h.Runs++
-	spinning := e.Uptime < p.MinUptime
 	if spinning {
 		h.Spins++
-	} else {
-		h.Spins = 0
 	}
 	if p.MaxRuns > 0 && h.Runs >= p.MaxRuns {
 		return GiveUp{Why: fmt.Sprintf("it ran %s", times(h.Runs))}, h

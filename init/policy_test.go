@@ -49,6 +49,15 @@ func TestNext(t *testing.T) {
 			{uptime: s, want: Restart{}},
 			{want: Restart{100 * ms}},
 		}},
+		{"the pause falls back after a run that lasted, however it ended", Policy{MinUptime: s, SpinSleepTime: 100 * ms, SpinSleepMax: 500 * ms}, []end{
+			{want: Restart{100 * ms}},
+			{uptime: s, forced: true, want: Restart{}},
+			{want: Restart{100 * ms}},
+			{uptime: s, requested: true, want: Restart{}},
+			{want: Restart{100 * ms}},
+			{forced: true, want: Restart{}},
+			{want: Restart{200 * ms}},
+		}},
 		{"-m is the number of runs", Policy{MaxRuns: 3}, []end{
 			{code: 1, want: Restart{}}, {code: 1, want: Restart{}}, {code: 1, want: GiveUp{"it ran 3 times"}},
 		}},
