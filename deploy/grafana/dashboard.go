@@ -110,7 +110,7 @@ func stateExpr() string {
 func Rows() []Row {
 	return []Row{
 		{"Now", []Panel{
-			{Title: "Instances that answer", Kind: Stat, Low: true, Warn: 0, Queries: one("count("+of("build_info")+")", "")},
+			{Title: "Instances", Kind: Stat, Low: true, Warn: 0, Queries: one("count("+of("build_info")+")", "")},
 			{Title: "Ready", Kind: Stat, Unit: "percentunit", Low: true, Warn: 0.5, Queries: one("avg("+of("child_ready")+")", "")},
 			{
 				Title: "Crashes", Kind: Stat, Warn: 1, Help: "In the time shown. A restart by request, watch or reload is none.",
@@ -155,7 +155,7 @@ func Rows() []Row {
 			{Title: "evermore: CPU", Kind: Lines, Unit: "percentunit", Help: "100% is one CPU.", Queries: one(own(perSecond(target("process_cpu_seconds_total"))), legend)},
 			{Title: "Orphans and zombies", Kind: Lines, Queries: []Query{
 				{"sum(" + since(of("reaped_orphans_total")) + ")", "orphans reaped"},
-				{"sum(" + since(of("zombies_found_total")) + ")", "zombies that their parent neglects"},
+				{"sum(" + since(of("zombies_found_total")) + ")", "zombies neglected"},
 			}},
 			{Title: "Failures", Kind: Lines, Help: "None of them ends supervision.", Queries: []Query{
 				{"sum(" + since(of("warnings_total")) + ")", "warnings"},
@@ -217,13 +217,16 @@ func JSON() ([]byte, error) {
 
 var source = object{"type": "prometheus", "uid": "${datasource}"}
 
-// Size gives the width of a panel, of 24, and its height in units of Grafana.
-func (p Panel) Size() (width, height int) {
-	switch p.Kind {
-	case Stat:
+// Size gives the width of a panel in a row of so many, of 24, and its height in
+// units of Grafana.
+func (p Panel) Size(row int) (width, height int) {
+	switch {
+	case p.Kind == Stat:
 		return 4, 4
-	case States:
+	case p.Kind == States:
 		return 24, 6
+	case row == 4:
+		return 6, 7
 	default:
 		return 8, 7
 	}
@@ -246,7 +249,7 @@ func panels() (all []object) {
 		for _, p := range row.Panels {
 			id++
 			panel := p.json()
-			panel["id"], panel["gridPos"] = id, place(p.Size())
+			panel["id"], panel["gridPos"] = id, place(p.Size(len(row.Panels)))
 			all = append(all, panel)
 		}
 	}

@@ -45,7 +45,7 @@ const (
 	statHeight   = 74.0
 	graphHeight  = 200.0
 	footHeight   = 58.0 // the time and two lines of legend below a graph
-	axisWidth    = 54.0 // the values beside a graph
+	axisWidth    = 62.0 // the values beside a graph
 	rowHeight    = 24.0 // of the state timeline
 )
 
@@ -105,7 +105,7 @@ func (p *Picture) Draw(rows []Row) ([]byte, error) {
 			if err != nil {
 				return nil, err
 			}
-			columns, _ := panel.Size()
+			columns, _ := panel.Size(len(row.Panels))
 			width, height := pictureWidth*float64(columns)/24, panel.height(answers)
 			if x+width > pictureWidth {
 				x, y = 0, next
@@ -348,6 +348,12 @@ func tickOf(top float64, unit string) float64 {
 		return max(tick, 1)
 	case "percentunit":
 		least = 0.01
+	case "s":
+		for _, tick := range []float64{1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600} {
+			if top <= 4*tick {
+				return tick
+			}
+		}
 	}
 	if top <= 4*least {
 		return least
