@@ -439,13 +439,13 @@ var firstContainer = sync.OnceValues(func() (podman, error) {
 	return podman{}, errors.Join(reasons...)
 })
 
-// baseImage makes one of the images of build.sh. Another run may make it anew, and
-// remove this one: it gets another name, too.
+// baseImage makes an image of one of build.sh's. Another run may remove that when
+// nothing is made of it.
 func baseImage(kind, image string) error {
 	if err := ran("image/build.sh", kind); err != nil {
 		return err
 	}
-	return ran("podman", "tag", "localhost/evermore-e2e-"+kind, image)
+	return buildImage(image, fmt.Sprintf("FROM localhost/evermore-e2e-%s\nLABEL run=%d\n", kind, os.Getpid()))
 }
 
 // targetImage makes one of the Dockerfile's targets with the binary that is tested,
@@ -470,11 +470,15 @@ func buildImage(image, dockerfile string, files ...string) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644),
-		ran("cp", append(files, dir)...),
-		ran("podman", "build", "--quiet", "--format", "docker", "--tag", image, dir),
-	)
+	if err := os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644); err != nil {
+		return err
+	}
+	if len(files) > 0 {
+		if err := ran("cp", append(files, dir)...); err != nil {
+			return err
+		}
+	}
+	return ran("podman", "build", "--quiet", "--format", "docker", "--tag", image, dir)
 }
 
 // ran runs a command; the error has what it wrote.
