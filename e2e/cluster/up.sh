@@ -120,6 +120,8 @@ evictionHard: { memory.available: 100Mi, nodefs.available: 1%, imagefs.available
 podLogsDir: $log/pods
 volumePluginDir: $var/volumeplugins
 resolvConf: $etc/resolv.conf
+# There is none; without an address the kubelet complains of each pod.
+clusterDNS: [10.96.0.10]
 # Changes of ConfigMaps reach their volumes at this pace.
 syncFrequency: 10s
 END

@@ -1,0 +1,95 @@
+package cluster
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A killed app is back within the same container: the kubelet sees nothing of it.
+func TestKilled(t *testing.T) {
+	n := newNamespace(t)
+	n.deploy(overlay{})
+	p := n.awaitReady()
+	const kills = 3
+	for i := range kills {
+		before := n.serving(p)
+		// From the same container, as an app's child or the kernel would.
+		n.inside(p, "node", "-e", fmt.Sprintf("process.kill(%d, 'SIGKILL')", before))
+		eventually(t, "the app serves again", func() error {
+			if now := n.serving(p); now == before {
+				return fmt.Errorf("pid %d serves", now)
+			}
+			return nil
+		})
+		if got := p.metric(t, "evermore_child_restarts_total", `reason="signal"`); got != float64(i+1) {
+			t.Errorf("evermore counts %v restarts after %d kills", got, i+1)
+		}
+	}
+	p = n.awaitReady()
+	if c := p.app(); c.RestartCount != 0 {
+		t.Errorf("the container was restarted %d times", c.RestartCount)
+	}
+	var died time.Time
+	for _, e := range n.events(p) {
+		switch {
+		case e.Event == "exited":
+			died = e.Time
+		case e.Event == "started" && !died.IsZero():
+			t.Logf("from the app's death to the next start: %v", e.Time.Sub(died))
+		}
+	}
+}
+
+// serving is the pid that the example answers with, once it does.
+func (n *namespace) serving(p pod) (pid int) {
+	n.t.Helper()
+	eventually(n.t, "the app answers", func() error {
+		status, body, err := p.http(3000, "/")
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Sscanf(body, "pid %d,", &pid); err != nil {
+			return fmt.Errorf("status %d: %q: %w", status, body, err)
+		}
+		return nil
+	})
+	return pid
+}
+
+// An app that crashes again and again is given up with its own exit code: it is the
+// kubelet that waits then, and everybody sees the code and the reason.
+func TestCrashLoop(t *testing.T) {
+	n := newNamespace(t)
+	n.deploy(overlay{
+		args: []string{"node", "-e", "console.error('no database'); process.exit(42)"},
+		env:  map[string]string{"EVERMORE_MAX_RESTARTS": "3/10m"},
+	})
+	p := n.awaitPod("the kubelet backs off", func(p pod) bool {
+		waiting := p.app().State.Waiting
+		return waiting != nil && waiting.Reason == "CrashLoopBackOff"
+	})
+	last := p.app().LastState.Terminated
+	if last == nil || last.ExitCode != 42 {
+		t.Fatalf("the last state is %+v, want the app's exit code 42", last)
+	}
+	t.Logf("after %v in the container: %s, exit code %d, reason %s, message %q",
+		last.FinishedAt.Sub(last.StartedAt), p.app().State.Waiting.Reason, last.ExitCode, last.Reason, last.Message)
+	if !strings.Contains(last.Message, "42") {
+		t.Errorf("the termination message %q does not tell the reason", last.Message)
+	}
+	// Four lives of the app in each of the container.
+	var lives, gaveUp int
+	for _, e := range n.events(p, "--previous") {
+		switch e.Event {
+		case "started":
+			lives++
+		case "gave_up":
+			gaveUp++
+		}
+	}
+	if lives != 4 || gaveUp != 1 {
+		t.Errorf("the app lived %d times and was given up %d times, want 4 and 1", lives, gaveUp)
+	}
+}
