@@ -24,23 +24,24 @@ import (
 const (
 	// patience is how long something that must happen may take on a machine that is
 	// busy with other pods. Nothing waits for it to pass.
-	patience = 3 * time.Minute
+	patience = 2 * time.Minute
 
-	// The images of the Dockerfile here.
-	evermoreImage = "localhost/evermore-e2e-cluster-evermore"
-	plainImage    = "localhost/evermore-e2e-cluster-plain"
-	appImage      = "localhost/evermore-e2e-cluster-app"
+	// image has a tag for each target of the Dockerfile here.
+	image = "localhost/evermore-e2e-cluster"
 
 	// manifests is what is proved, from the folder of these tests.
 	manifests = "../../deploy/kubernetes"
 )
+
+// noCluster is why a plain go test runs none of these.
+const noCluster = "there is no cluster: make e2e starts one"
 
 // kubeconfig is that of the cluster; empty: there is none.
 var kubeconfig = os.Getenv("EVERMORE_E2E_KUBECONFIG")
 
 func TestMain(m *testing.M) {
 	if kubeconfig != "" {
-		if err := load(); err != nil {
+		if err := loadImages(); err != nil {
 			fmt.Fprintln(os.Stderr, "cannot bring the images into the cluster:", err)
 			os.Exit(1)
 		}
@@ -48,8 +49,8 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// load builds the images and brings them into the node.
-func load() error {
+// loadImages builds them and brings them into the node.
+func loadImages() error {
 	dir, err := os.MkdirTemp("", "evermore-e2e-cluster-")
 	if err != nil {
 		return err
@@ -62,13 +63,12 @@ func load() error {
 		exec.Command("cp", "Dockerfile", "../../examples/server/server.js", dir),
 		exec.Command("../image/build.sh", "node"),
 	}
-	images := map[string]string{"evermore": evermoreImage, "plain": plainImage, "app": appImage}
-	for target, image := range images {
+	for _, target := range []string{"evermore", "plain", "app"} {
 		steps = append(steps,
 			// Limits that may be set inside a container or a small virtual machine.
 			exec.Command("podman", "--runtime", "runc", "build", "--quiet", "--network", "none",
-				"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", "--target", target, "--tag", image, dir),
-			exec.Command("./load.sh", image))
+				"--ulimit", "nofile=1024:1024", "--ulimit", "nproc=4096:4096", "--target", target, "--tag", image+":"+target, dir),
+			exec.Command("./load.sh", image+":"+target))
 	}
 	for _, step := range steps {
 		if out, err := step.CombinedOutput(); err != nil {
@@ -89,10 +89,10 @@ type namespace struct {
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	if kubeconfig == "" {
-		t.Skip("there is no cluster: make e2e starts one")
+		t.Skip(noCluster)
 	}
 	t.Parallel()
-	n := &namespace{t, "e2e-" + strings.ToLower(regexp.MustCompile(`\B[A-Z]`).ReplaceAllString(strings.TrimPrefix(t.Name(), "Test"), "-$0"))}
+	n := &namespace{t, "e2e-" + strings.ToLower(strings.NewReplacer("Test", "", "/", "-").Replace(t.Name()))}
 	// One of a run that was interrupted.
 	n.kubectl("delete", "namespace", n.name, "--ignore-not-found")
 	n.apply(map[string]any{
@@ -133,6 +133,14 @@ func (n *namespace) kubectl(args ...string) string {
 		n.t.Fatal(err)
 	}
 	return out
+}
+
+// decode reads what kubectl shows of objects.
+func (n *namespace) decode(to any, args ...string) {
+	n.t.Helper()
+	if err := json.Unmarshal([]byte(n.kubectl(append(args, "--output", "json")...)), to); err != nil {
+		n.t.Fatal(err)
+	}
 }
 
 func (n *namespace) apply(object any) {
@@ -182,7 +190,7 @@ func (o overlay) kustomization(n *namespace, dir string) map[string]any {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	container := object{"name": "app", "imagePullPolicy": "Never"}
+	container := object{"name": "app"}
 	if o.args != nil {
 		container["args"] = o.args
 	}
@@ -215,9 +223,9 @@ func (o overlay) kustomization(n *namespace, dir string) map[string]any {
 	for _, component := range o.components {
 		components = append(components, filepath.Join(base, "components", component))
 	}
-	image := appImage
+	app := "app"
 	if slices.Contains(o.components, "inject") {
-		image = plainImage
+		app = "plain"
 	}
 	return object{
 		"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
@@ -225,9 +233,9 @@ func (o overlay) kustomization(n *namespace, dir string) map[string]any {
 		"resources":  []string{filepath.Join(base, "base")},
 		"components": components,
 		"images": []object{
-			{"name": "app", "newName": image, "newTag": "latest"},
-			{"name": "evermore", "newName": evermoreImage, "newTag": "latest"},
-			{"name": "sidecar", "newName": appImage, "newTag": "latest"},
+			{"name": "app", "newName": image, "newTag": app},
+			{"name": "evermore", "newName": image, "newTag": "evermore"},
+			{"name": "sidecar", "newName": image, "newTag": "app"},
 		},
 		"patches": []object{{"patch": string(patch)}},
 	}
@@ -237,7 +245,13 @@ func (o overlay) kustomization(n *namespace, dir string) map[string]any {
 // fails the test: a pod that the restricted standard does not allow is one.
 func (n *namespace) deploy(o overlay) {
 	n.t.Helper()
-	dir := n.t.TempDir()
+	n.kubectl("apply", "--warnings-as-errors", "--kustomize", n.write(o))
+}
+
+// write gives a folder with the overlay's kustomization.
+func (n *namespace) write(o overlay) (dir string) {
+	n.t.Helper()
+	dir = n.t.TempDir()
 	text, err := json.Marshal(o.kustomization(n, dir))
 	if err == nil {
 		err = os.WriteFile(filepath.Join(dir, "kustomization.yaml"), text, 0o644)
@@ -245,7 +259,7 @@ func (n *namespace) deploy(o overlay) {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	n.kubectl("apply", "--warnings-as-errors", "--kustomize", dir)
+	return dir
 }
 
 // pod is what the tests look at of one.
@@ -303,15 +317,20 @@ func (p pod) app() container {
 func (n *namespace) pods() (found []pod) {
 	n.t.Helper()
 	var list struct{ Items []pod }
-	if err := json.Unmarshal([]byte(n.kubectl("get", "pods", "--selector", "app.kubernetes.io/name=app", "--output", "json")), &list); err != nil {
-		n.t.Fatal(err)
-	}
+	n.decode(&list, "get", "pods", "--selector", "app.kubernetes.io/name=app")
 	for _, p := range list.Items {
 		if p.Metadata.DeletionTimestamp == nil {
 			found = append(found, p)
 		}
 	}
 	return found
+}
+
+// pod gives one by its name.
+func (n *namespace) pod(name string) (p pod) {
+	n.t.Helper()
+	n.decode(&p, "get", "pod", name)
+	return p
 }
 
 // awaitPod waits until the only pod is as it should be.
@@ -360,15 +379,47 @@ type event struct {
 }
 
 // events gives those in the log, in their order.
-func (n *namespace) events(p pod, options ...string) (found []event) {
+func (n *namespace) events(p pod, options ...string) []event {
 	n.t.Helper()
-	for _, line := range n.log(p, options...) {
+	return parse(n.log(p, options...))
+}
+
+func parse(lines []string) (found []event) {
+	for _, line := range lines {
 		var e event
 		if json.Unmarshal([]byte(line), &e) == nil && e.Event != "" {
 			found = append(found, e)
 		}
 	}
 	return found
+}
+
+// first gives the first of that kind.
+func first(events []event, kind string) (e event, ok bool) {
+	i := slices.IndexFunc(events, func(e event) bool { return e.Event == kind })
+	if i < 0 {
+		return event{}, false
+	}
+	return events[i], true
+}
+
+// count tells how often the cluster has told of something, as kubectl describe
+// shows it.
+func (n *namespace) count(message string) (sum int) {
+	n.t.Helper()
+	var list struct {
+		Items []struct {
+			Message string
+			Count   int
+		}
+	}
+	n.decode(&list, "get", "events")
+	for _, e := range list.Items {
+		if strings.Contains(e.Message, message) {
+			sum += max(e.Count, 1)
+		}
+	}
+	return sum
 }
 
 // http asks a port of a pod; the pods' addresses are reached from here.
@@ -388,10 +439,15 @@ func (p pod) http(port int, path string) (status int, body string, err error) {
 	return response.StatusCode, string(text), err
 }
 
-// metric adds up the samples of a metric whose labels match.
-func (p pod) metric(t *testing.T, name, labels string) (sum float64) {
+// metric adds up the samples of a metric of the app's evermore whose labels match.
+func (p pod) metric(t *testing.T, name, labels string) float64 {
 	t.Helper()
-	_, text, err := p.http(9797, "/metrics")
+	return p.metricAt(t, 9797, name, labels)
+}
+
+func (p pod) metricAt(t *testing.T, port int, name, labels string) (sum float64) {
+	t.Helper()
+	_, text, err := p.http(port, "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -409,6 +465,48 @@ func (p pod) metric(t *testing.T, name, labels string) (sum float64) {
 		}
 	}
 	return sum
+}
+
+// serving is the pid that the app answers with, once it does.
+func (p pod) serving(t *testing.T, port int) (pid int) {
+	t.Helper()
+	eventually(t, "the app answers", func() error {
+		status, body, err := p.http(port, "/")
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Sscanf(body, "pid %d,", &pid); err != nil {
+			return fmt.Errorf("status %d: %q: %w", status, body, err)
+		}
+		return nil
+	})
+	return pid
+}
+
+// kill ends the app, as something else in its pod or the kernel would, and waits
+// until the next one serves.
+func (n *namespace) kill(p pod, port int, signal string) {
+	n.t.Helper()
+	before := p.serving(n.t, port)
+	n.inside(p, "node", "-e", fmt.Sprintf("process.kill(%d, %q)", before, signal))
+	eventually(n.t, "the app serves again", func() error {
+		if now := p.serving(n.t, port); now == before {
+			return fmt.Errorf("pid %d serves", now)
+		}
+		return nil
+	})
+}
+
+// needs skips the test when a program is missing; where CI=true it fails.
+func needs(t *testing.T, program string) {
+	t.Helper()
+	if _, err := exec.LookPath(program); err == nil {
+		return
+	}
+	if os.Getenv("CI") == "true" {
+		t.Fatalf("%s is missing", program)
+	}
+	t.Skipf("%s is missing", program)
 }
 
 // eventually waits until there is no error, and fails the test with the last one

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -10,19 +9,12 @@ import (
 // A killed app is back within the same container: the kubelet sees nothing of it.
 func TestKilled(t *testing.T) {
 	n := newNamespace(t)
-	n.deploy(overlay{})
+	// An app that ends sooner would be started after a pause.
+	n.deploy(overlay{env: map[string]string{"EVERMORE_MIN_UPTIME": "100ms"}})
 	p := n.awaitReady()
 	const kills = 3
 	for i := range kills {
-		before := n.serving(p)
-		// From the same container, as an app's child or the kernel would.
-		n.inside(p, "node", "-e", fmt.Sprintf("process.kill(%d, 'SIGKILL')", before))
-		eventually(t, "the app serves again", func() error {
-			if now := n.serving(p); now == before {
-				return fmt.Errorf("pid %d serves", now)
-			}
-			return nil
-		})
+		n.kill(p, 3000, "SIGKILL")
 		if got := p.metric(t, "evermore_child_restarts_total", `reason="signal"`); got != float64(i+1) {
 			t.Errorf("evermore counts %v restarts after %d kills", got, i+1)
 		}
@@ -40,22 +32,6 @@ func TestKilled(t *testing.T) {
 			t.Logf("from the app's death to the next start: %v", e.Time.Sub(died))
 		}
 	}
-}
-
-// serving is the pid that the example answers with, once it does.
-func (n *namespace) serving(p pod) (pid int) {
-	n.t.Helper()
-	eventually(n.t, "the app answers", func() error {
-		status, body, err := p.http(3000, "/")
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Sscanf(body, "pid %d,", &pid); err != nil {
-			return fmt.Errorf("status %d: %q: %w", status, body, err)
-		}
-		return nil
-	})
-	return pid
 }
 
 // An app that crashes again and again is given up with its own exit code: it is the

@@ -21,6 +21,8 @@ const server = http.createServer((request, response) => {
     response.writeHead(stopping ? 503 : 200).end(stopping ? 'stopping\n' : 'ok\n');
     return;
   }
+  // Its client is to ask elsewhere next time.
+  if (stopping) response.setHeader('Connection', 'close');
   response.end(`pid ${process.pid}, up ${process.uptime().toFixed(1)} s\n`);
 });
 
@@ -28,14 +30,20 @@ server.listen(port, host, () => {
   console.log(`pid ${process.pid} serves http://${host}:${server.address().port}/`);
 });
 
-// Requests under way are answered, no new ones are taken, then node ends by
-// itself: nothing is left for it to wait for.
+// Requests under way are answered, and whoever keeps a connection open hears of
+// the end with the next answer: closed at once, a request that is on its way on it
+// would be lost. Then no new ones are taken, and node ends by itself: nothing is
+// left for it to wait for.
 function stop(signal) {
   if (stopping) return;
   stopping = true;
   console.log(`${signal}: pid ${process.pid} answers what it has and ends`);
-  server.close();
-  server.closeIdleConnections();
+  server.getConnections((_, open) => {
+    setTimeout(() => {
+      server.close();
+      server.closeIdleConnections();
+    }, open && 1000);
+  });
 }
 
 process.on('SIGTERM', stop);
