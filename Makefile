@@ -43,9 +43,10 @@ bench/.peers/installed: bench/package.json
 lint: ## check the form of Go and shell sources
 	@scripts/lint
 
-e2e: ## run only the black-box tests, containers included
+e2e: ## run only the black-box tests, containers and a cluster included
 	@scripts/setup
 	go test -race -count=1 ./e2e/...
+	@e2e/cluster/test.sh -v
 
 clean: ## remove what was built and fetched
 	rm -rf bin bench/.peers

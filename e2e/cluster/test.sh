@@ -2,10 +2,18 @@
 # test.sh [ARG...]: runs the tests of this folder in a cluster, with arguments for
 # go test, and ends the cluster unless it was up before. Where none can be had it
 # says why and succeeds; with CI=true it fails.
+#
+# test.sh --estimate: how many seconds that takes, about; more before Kubernetes is
+# built.
 set -euo pipefail
 cd "$(dirname "$0")"
 # shellcheck source=e2e/cluster/lib.sh
 . ./lib.sh
+
+if [[ ${1:-} == --estimate ]]; then
+	[[ -e $bin/.kubectl.version ]] && echo 420 || echo 1080
+	exit
+fi
 
 # A control group is made where containerd will make those of pods.
 groups() {
