@@ -173,11 +173,20 @@ func startPrometheus(t *testing.T, text string, args ...string) *prometheus {
 		"prometheus",
 		"--config.file", config, "--storage.tsdb.path", filepath.Join(dir, "data"), "--web.listen-address", p.address,
 	}, args...)...)
-	eventually(t, "Prometheus is ready", func() bool {
+	p.awaitReady(func() {
 		if !c.running() {
 			log, _ := os.ReadFile(c.stderr)
 			t.Fatalf("Prometheus has ended:\n%s", log)
 		}
+	})
+	return p
+}
+
+// awaitReady waits until it answers, and does the check while it doesn't.
+func (p *prometheus) awaitReady(check func()) {
+	p.t.Helper()
+	eventually(p.t, "Prometheus is ready", func() bool {
+		check()
 		response, err := http.Get("http://" + p.address + "/-/ready")
 		if err != nil {
 			return false
@@ -185,7 +194,6 @@ func startPrometheus(t *testing.T, text string, args ...string) *prometheus {
 		response.Body.Close()
 		return response.StatusCode == http.StatusOK
 	})
-	return p
 }
 
 // sample is a value at a moment, as Prometheus writes it.

@@ -155,12 +155,12 @@ func Rows() []Row {
 			{Title: "evermore: CPU", Kind: Lines, Unit: "percentunit", Help: "100% is one CPU.", Queries: one(own(perSecond(target("process_cpu_seconds_total"))), legend)},
 			{Title: "Orphans and zombies", Kind: Lines, Queries: []Query{
 				{"sum(" + since(of("reaped_orphans_total")) + ")", "orphans reaped"},
-				{"sum(" + since(of("zombies_found_total")) + ")", "zombies neglected"},
+				{"sum(" + since(of("zombies_found_total")) + ")", "zombies found"},
 			}},
 			{Title: "Failures", Kind: Lines, Help: "None of them ends supervision.", Queries: []Query{
 				{"sum(" + since(of("warnings_total")) + ")", "warnings"},
-				{"sum(" + since(of("log_write_errors_total")) + ")", "output not written"},
-				{"sum(" + since(of("log_lines_lost_total")) + ")", "own lines not taken"},
+				{"sum(" + since(of("log_write_errors_total")) + ")", "output lost"},
+				{"sum(" + since(of("log_lines_lost_total")) + ")", "own lines lost"},
 				{"sum(" + since(of("http_bind_failures_total")) + ")", "address taken"},
 			}},
 		}},

@@ -148,7 +148,7 @@ func (p Panel) height(answers []answer) float64 {
 	case Stat:
 		return statHeight
 	case States:
-		return headHeight + rowHeight*float64(len(answers)) + footHeight
+		return headHeight + rowHeight*float64(len(answers)) + footHeight - 16 // its legend has one line
 	default:
 		return graphHeight
 	}
@@ -189,8 +189,9 @@ func (c *canvas) xOf(at time.Time, x, w float64) float64 {
 
 // times writes the minutes below a graph.
 func (c *canvas) times(x, y, w float64) {
+	const room = 55 // of one
 	step := time.Minute
-	for c.To.Sub(c.From) > 6*step {
+	for length := c.To.Sub(c.From); float64(length)/float64(step) > w/room; {
 		step *= 2
 	}
 	for d := time.Duration(0); d <= c.To.Sub(c.From); d += step {
@@ -206,7 +207,7 @@ func (c *canvas) legend(keys []key, x, y, w float64) {
 	at, bottom := x, y+16
 	for _, k := range keys {
 		// About what the text needs: its real width only the reader's font knows.
-		need := 15 + 6.2*float64(len(k.name))
+		need := 15 + 6.6*float64(len(k.name))
 		if at+need > x+w {
 			if y == bottom {
 				c.text("", at, y, "…")
@@ -261,7 +262,7 @@ func (c *canvas) broken(points []Point, i int) bool {
 }
 
 func (c *canvas) graph(p Panel, answers []answer, x, y, w, h float64) {
-	left, width := x+axisWidth, w-axisWidth-22
+	left, width := x+axisWidth, w-axisWidth-24
 	top := 0.0
 	sums := map[time.Time]float64{}
 	for _, a := range answers {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# build.sh node|distroless|go: makes a base image from this machine's own files, so
-# that images can be built and tested where no registry is in reach.
+# build.sh node|distroless|go|prometheus: makes an image from this machine's own
+# files, so that images can be built and tested where no registry is in reach.
 #
 #   node        localhost/evermore-e2e-node: node, sh and a few tools, with the
 #               users root, node (1000) and nobody
@@ -8,6 +8,7 @@
 #               where the PATH does not lead, no shell
 #   go          localhost/evermore-e2e-go: Go's toolchain and sh; modules come from
 #               a module cache that the build mounts at /go/pkg/mod
+#   prometheus  localhost/evermore-e2e-prometheus: as prom/prometheus
 set -euo pipefail
 
 work=$(mktemp -d)
@@ -85,8 +86,14 @@ go)
 	import go --change 'ENV PATH=/usr/local/go/bin:/usr/bin:/bin' --change 'ENV GOPATH=/go' \
 		--change 'ENV GOPROXY=off' --change 'ENV GOTOOLCHAIN=local'
 	;;
+prometheus)
+	skeleton
+	add prometheus
+	install -d -o 65534 -g 65534 "$root/prometheus"
+	import prometheus --change 'ENTRYPOINT ["/usr/bin/prometheus"]' --change 'USER 65534'
+	;;
 *)
-	echo 'usage: build.sh node|distroless|go' >&2
+	echo 'usage: build.sh node|distroless|go|prometheus' >&2
 	exit 2
 	;;
 esac
