@@ -17,6 +17,7 @@ import (
 // TestCompose runs deploy/compose.yaml as it is, with images of this machine: the
 // app serves, and Prometheus has it and the rules.
 func TestCompose(t *testing.T) {
+	t.Parallel()
 	needs(t, "podman-compose", "prometheus")
 	p := inContainers(t)
 	const image = "localhost/evermore-e2e-prometheus"
