@@ -141,7 +141,10 @@ func (g *Group) MemoryLimit() (bytes int64, ok bool) {
 			least = min(least, n)
 		}
 	}
-	return int64(least), least < noLimit
+	if least == noLimit {
+		return 0, false
+	}
+	return int64(least), true
 }
 
 // MemoryUsed is how many bytes of memory the group uses, the page cache included.

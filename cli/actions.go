@@ -33,9 +33,9 @@ var actionTable = []option{
 	},
 	{
 		name: "number", short: "n", arg: "N", flagOnly: true,
-		help:  "show the last N lines",
+		help:  "show the last N lines, or deaths",
 		set:   func(s *settings, v string) (err error) { s.answer.lines, err = parseCount(v); return },
-		shown: both("loglength of config, 100"),
+		shown: both("loglength of config, 100; 10 deaths"),
 	},
 	{
 		name: "fifo", short: "f", flagOnly: true,
@@ -87,6 +87,7 @@ func actions() []action {
 		{name: "adopt", args: "[TARGET...]", help: "give apps whose supervisor was killed a new one, without interrupting them", run: (*settings).adoptAction, targets: true},
 		{name: "signal", args: "SIGNAL TARGET...", help: "send apps a signal", run: (*settings).signalAction, targets: true},
 		{name: "events", args: "[TARGET]", help: "show what happens to an app, as JSON, line by line", run: (*settings).eventsAction, targets: true},
+		{name: "why", args: "[TARGET]", help: "show how an app has died, newest first, also when it does not run any more", run: (*settings).whyAction, targets: true, options: []string{"json", "number"}},
 		{name: "config", help: "show the configuration", run: (*settings).configAction, options: []string{"json", "effective"}},
 		{name: "set", args: "KEY VALUE", help: "set a default of an option, or loglength", run: (*settings).setAction},
 		{name: "clear", args: "KEY", help: "forget it", run: (*settings).clearAction},

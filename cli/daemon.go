@@ -8,7 +8,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -214,13 +213,7 @@ func (s *settings) appRecord() control.App {
 		UID: s.uid, ID: s.id, Args: []string{}, Command: s.argv, Dir: s.workingDir,
 		LogFile: s.logFile, OutFile: s.outFile, ErrFile: s.errFile, PIDFile: s.pidFile, Daemon: s.starter != nil,
 	}
-	abs := func(path string) string {
-		if full, err := filepath.Abs(path); err == nil {
-			return full
-		}
-		return path
-	}
-	a.SourceDir = abs(s.sourceDir)
+	a.SourceDir = absolute(s.sourceDir)
 	if s.form == script {
 		a.Script, a.Args = s.argv[0], s.argv[1:]
 		a.Command = s.ran
@@ -228,6 +221,6 @@ func (s *settings) appRecord() control.App {
 	if a.Dir == "" {
 		a.Dir = s.sourceDir
 	}
-	a.Dir = abs(a.Dir)
+	a.Dir = absolute(a.Dir)
 	return a
 }

@@ -41,7 +41,7 @@ func (r *running) enroll() (*register, error) {
 	if r.listener != nil {
 		address = r.listener.Addr().String()
 	}
-	record := control.Record{HTTP: address, App: r.appRecord(), Recipe: r.made, Started: time.Now()}
+	record := control.Record{HTTP: address, App: r.appRecord(), Recipe: r.made, Ledger: r.ledgerKey(), Started: time.Now()}
 	record.Recipe.Env = nil
 	if r.starter != nil && !r.output.Piped() {
 		record.Mark = r.mark
@@ -186,6 +186,11 @@ func (s supervisor) State() control.State {
 func (s supervisor) Recipe() control.Recipe {
 	s.trimmer.Rest()
 	return s.made
+}
+
+func (s supervisor) Deaths() control.Deaths {
+	s.trimmer.Rest()
+	return s.ledger.Deaths()
 }
 
 func (s supervisor) Restart(ctx context.Context) error {

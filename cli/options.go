@@ -122,6 +122,11 @@ var table = []option{
 		on:   func(s *settings) *bool { return &s.memoryAware },
 	},
 	{
+		name: "node-report", group: groupStart,
+		help: "have node leave a report when an exception or its heap ends it, so that evermore why knows; by NODE_OPTIONS",
+		on:   func(s *settings) *bool { return &s.nodeReport },
+	},
+	{
 		name: "user", group: groupStart, arg: "USER[:GROUP]",
 		help: "run the app as this user, a name or a number; with its groups, or GROUP alone",
 		set:  func(s *settings, v string) error { return setText(&s.user, v) },

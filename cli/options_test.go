@@ -73,6 +73,7 @@ var samples = map[string]sample{
 	"source-dir":      {"/srv", func(s *settings) any { return s.sourceDir }, "/srv"},
 	"working-dir":     {"/var/lib", func(s *settings) any { return s.workingDir }, "/var/lib"},
 	"user":            {"node:100", func(s *settings) any { return s.user }, "node:100"},
+	"node-report":     {"true", func(s *settings) any { return s.nodeReport }, true},
 	"no-new-privs":    {"true", func(s *settings) any { return s.noNewPrivs }, true},
 	"umask":           {"027", func(s *settings) any { return s.umask }, 0o27},
 	"pid-file":        {"app.pid", func(s *settings) any { return s.pidFile }, "app.pid"},

@@ -23,6 +23,7 @@ import (
 	"evermore/logs"
 	"evermore/memory"
 	"evermore/metrics"
+	"evermore/node"
 	"evermore/reaper"
 	"evermore/signals"
 	"evermore/watch"
@@ -61,6 +62,10 @@ func (r *running) start(first *early.Start) error {
 	o, err := r.options()
 	if err != nil {
 		return err
+	}
+	r.ledger = control.NewLedger(r.ledgerKey(), r.uid, o.Policy.MaxRestarts.N)
+	if r.nodeReport {
+		r.openReports(&o)
 	}
 	r.manager = managerOf(os.Getenv)
 	o.Adopt, o.MustStart = r.adopted, r.starter != nil
@@ -141,6 +146,8 @@ type running struct {
 	early    []pid1.Event // what happened before
 	modes    *terminalModes
 	words    lastWords
+	ledger   *control.Ledger
+	reports  *node.Reports // nil: node leaves none
 	manager  *serviceManager
 	made     control.Recipe // how this supervisor is started again
 	uidLock  *control.Lock
@@ -225,6 +232,7 @@ func (r *running) open(o *pid1.Options) error {
 // Observe is told of every event by the loop of the app.
 func (r *running) Observe(e pid1.Event) {
 	r.words.observe(e)
+	r.observeDeaths(e)
 	switch {
 	case r.metrics != nil:
 		r.metrics.Observe(e)
@@ -284,6 +292,7 @@ func (r *running) serve() {
 			r.enrolled <- e
 		}()
 	}
+	r.keepDeaths()
 	if r.watch {
 		r.startWatch()
 	}
@@ -338,6 +347,12 @@ func (r *running) close(code int) {
 		if err := leaveLastWords(r.terminationLog, r.words.line(code, restarts)); err != nil {
 			r.say(levelWarn, err.Error())
 		}
+	}
+	if r.ledger != nil {
+		r.ledger.Close(flushTime)
+	}
+	if r.reports != nil {
+		r.reports.Close()
 	}
 	entry.leave()
 	r.uidLock.Release() // last: the next one of this uid writes the same files

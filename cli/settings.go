@@ -40,6 +40,7 @@ type settings struct {
 	user       string
 	noNewPrivs bool
 	umask      int // -1: evermore's own
+	nodeReport bool
 
 	memoryAware    bool
 	grace          time.Duration // after which somebody else kills; 0: never

@@ -129,6 +129,13 @@ func (r *Record) AskRecipe(ctx context.Context) (Recipe, error) {
 	return p, err
 }
 
+// Deaths asks for the last deaths.
+func (r *Record) Deaths(ctx context.Context) (Deaths, error) {
+	var d Deaths
+	err := r.Call(ctx, http.MethodGet, "/v1/deaths", nil, &d)
+	return d, err
+}
+
 // Restart starts the app anew and gives its pid when it runs.
 func (r *Record) Restart(ctx context.Context) (pid int, err error) {
 	var a RestartAnswer

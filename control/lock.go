@@ -25,7 +25,11 @@ func LockUID(root, uid string) (*Lock, error) {
 	if err := mkdir(dir); err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, uid+".lock")
+	return lockFile(filepath.Join(dir, uid+".lock"))
+}
+
+// lockFile takes the lock of a file, which it makes: ErrTaken, or nil, as LockUID.
+func lockFile(path string) (*Lock, error) {
 	for {
 		file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 		if err != nil {

@@ -33,6 +33,8 @@ type Record struct {
 	Mark string `json:"mark,omitempty"`
 	// Ended is how the app ended by itself; nil: it runs.
 	Ended *Ended `json:"ended,omitempty"`
+	// Ledger is the key of the app's Ledger.
+	Ledger string `json:"ledger,omitempty"`
 	// Started is when the supervisor began.
 	Started time.Time `json:"started"`
 
@@ -167,9 +169,13 @@ func (reg *Registration) save() error {
 	if err != nil {
 		return err
 	}
-	// A reader never sees half a record: rename(2) is atomic.
-	unfinished := filepath.Join(dir, "."+filepath.Base(path))
-	err = os.WriteFile(unfinished, text, 0o600)
+	return replace(path, text)
+}
+
+// replace writes a file anew. A reader never sees half of it: rename(2) is atomic.
+func replace(path string, text []byte) error {
+	unfinished := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	err := os.WriteFile(unfinished, text, 0o600)
 	if err == nil {
 		err = os.Rename(unfinished, path)
 	}

@@ -41,6 +41,7 @@ const (
 type Supervisor interface {
 	State() State
 	Recipe() Recipe
+	Deaths() Deaths
 	Restart(context.Context) error
 	// Stop returns when the app has ended.
 	Stop(context.Context, syscall.Signal) error
@@ -54,6 +55,7 @@ type Supervisor interface {
 //
 //	GET  /v1/state                        State
 //	GET  /v1/recipe                       Recipe
+//	GET  /v1/deaths                       Deaths
 //	GET  /v1/events                       one JSON object a line, as they happen
 //	GET  /v1/logs?stream=log|out|err&n=100&follow=true
 //	POST /v1/stop     {"signal": "INT"}   StopAnswer, when nothing of the app is left
@@ -91,6 +93,7 @@ func (s *Server) endpoints() []endpoint {
 	return []endpoint{
 		{"GET", "/v1/state", s.state},
 		{"GET", "/v1/recipe", s.recipe},
+		{"GET", "/v1/deaths", s.deaths},
 		{"GET", "/v1/events", s.atLength(s.events)},
 		{"GET", "/v1/logs", s.atLength(s.logs)},
 		{"POST", "/v1/stop", s.stop},
@@ -206,6 +209,8 @@ func (s *Server) atLength(serve http.HandlerFunc) http.HandlerFunc {
 func (s *Server) state(w http.ResponseWriter, _ *http.Request) { reply(w, s.supervisor.State()) }
 
 func (s *Server) recipe(w http.ResponseWriter, _ *http.Request) { reply(w, s.supervisor.Recipe()) }
+
+func (s *Server) deaths(w http.ResponseWriter, _ *http.Request) { reply(w, s.supervisor.Deaths()) }
 
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	reader := &eventReader{make(chan []byte, eventBuffer), http.NewResponseController(w)}

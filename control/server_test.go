@@ -49,6 +49,11 @@ func (f *fake) Recipe() Recipe {
 	return Recipe{Program: "evermore", Args: []string{"app.js"}, Env: []string{"SECRET=1"}}
 }
 
+func (f *fake) Deaths() Deaths {
+	code := 137
+	return Deaths{UID: "web", Deaths: []Death{{Reason: "oom", Code: &code, Sender: &Sender{By: "kernel"}}}, Counts: newCounts(time.Unix(1, 0))}
+}
+
 func (f *fake) last(ctx context.Context) error {
 	if !f.lasting {
 		return nil

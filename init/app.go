@@ -113,6 +113,8 @@ type App struct {
 	restarts chan restartRequest
 	stops    chan stopRequest
 	signals  chan signalRequest
+	recalls  chan []time.Duration
+	answers  chan explained
 	over     chan struct{} // closed when Run returns
 
 	// What follows belongs to Run.
@@ -123,6 +125,7 @@ type App struct {
 	run         run
 	interrupted time.Time      // when a SIGINT began the stop
 	draining    syscall.Signal // what the app is to be sent when the drain is over
+	counted     bool           // the policy counts the next start
 	final       bool           // nothing is started any more
 	because     Reason         // why evermore is ending the run; empty: it is not
 	cause       string         // what a person should know of that
@@ -141,7 +144,7 @@ type App struct {
 	sentAt      map[syscall.Signal]time.Time // when a signal was last forwarded
 
 	backoff, drain, kill, wake, clear, settle, ready, watchdog, lookout timer
-	memory, runTime, scheduled, hookTimer                               timer
+	memory, runTime, scheduled, hookTimer, explain                      timer
 }
 
 // run is one run of the app, or of the command of --before.
@@ -156,6 +159,10 @@ type run struct {
 	watchdog time.Duration
 	hungAt   time.Time // when the watchdog elapses
 	usage    Usage     // of the control group when it began
+	told     syscall.Signal
+	senders  map[syscall.Signal]Sender
+	asked    bool // what the app has left behind about its end was looked for
+	report   *Report
 }
 
 // view is what Snapshot reads: a snapshot and what the passing of time changes.
@@ -178,6 +185,8 @@ func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
 		restarts: make(chan restartRequest),
 		stops:    make(chan stopRequest),
 		signals:  make(chan signalRequest),
+		recalls:  make(chan []time.Duration),
+		answers:  make(chan explained),
 		over:     make(chan struct{}),
 		again:    make(chan struct{}, 1),
 		sentAt:   make(map[syscall.Signal]time.Time),
@@ -245,6 +254,12 @@ func (a *App) Run() int {
 			a.stopAsked(r)
 		case r := <-a.signals:
 			a.signalAsked(r)
+		case ago := <-a.recalls:
+			a.history = a.history.with(ago, time.Since(a.epoch))
+		case r := <-a.answers:
+			a.explained(r)
+		case <-a.explain.c:
+			a.explainTimeElapsed()
 		case <-a.again:
 			a.reap()
 		case <-a.backoff.c:
@@ -296,6 +311,15 @@ func (a *App) Snapshot() *Snapshot {
 		s.Spinning = false
 	}
 	return &s
+}
+
+// Recall tells of restarts that earlier supervisors of the app have made: how long
+// ago each was, oldest first. Policy.MaxRestarts counts them, too.
+func (a *App) Recall(ago []time.Duration) {
+	select {
+	case a.recalls <- ago:
+	case <-a.over:
+	}
 }
 
 // Ping comes back when the loop has answered, or with the context's error.
@@ -580,16 +604,23 @@ func (a *App) settled() {
 	if a.state != StateClearing {
 		return
 	}
-	exit, uptime := a.run.exit, a.run.uptime
 	if a.run.before {
-		a.beforeExited(exit)
+		a.beforeExited(a.run.exit)
 		return
 	}
+	if !a.askWhy() {
+		a.concluded()
+	}
+}
+
+// concluded: what there is to know of the run is known.
+func (a *App) concluded() {
+	exit, uptime := a.run.exit, a.run.uptime
 	reason := a.reason(exit)
 	requested := reason == ReasonRequest
 	spinning := !requested && !a.forced && uptime < a.opts.Policy.MinUptime
 	a.snap.LastExit, a.snap.LastExitAt, a.snap.LastReason = exit, exit.At, reason
-	e := Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final, Death: a.death()}
+	e := Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final, Death: a.death(exit, reason)}
 	a.emit(e)
 	a.hook(e)
 	if a.final {
@@ -620,6 +651,8 @@ func (a *App) reason(e reaper.Exit) Reason {
 		return a.because
 	case oom:
 		return ReasonOOM
+	case a.run.report != nil && a.run.report.Reason != "":
+		return a.run.report.Reason
 	case e.Signal == 0:
 		return ReasonExit
 	case a.catcher.JustForwarded(e.Signal), e.At.Sub(a.sentAt[e.Signal]) < forwardedFor:
@@ -639,6 +672,7 @@ func (a *App) next(p Policy, e Ended, reason Reason) {
 	a.because, a.cause, a.forced, a.fault = "", "", false, false
 	switch d := d.(type) {
 	case Restart:
+		a.counted = p.counts(e)
 		a.snap.LastReason = reason
 		a.state = StateBackoff
 		if reason == ReasonSpawn {
@@ -672,7 +706,7 @@ func (a *App) restart() {
 	first := a.run.before
 	if !first {
 		a.snap.Restarts++
-		a.emit(Event{Kind: Restarting, Exit: a.run.exit, Reason: a.snap.LastReason, Restarts: a.snap.Restarts, Backoff: a.snap.Backoff})
+		a.emit(Event{Kind: Restarting, Exit: a.run.exit, Reason: a.snap.LastReason, Restarts: a.snap.Restarts, Counted: a.counted, Backoff: a.snap.Backoff})
 	}
 	if err := a.start(); err != nil {
 		if e := new(reaper.StartError); first && errors.As(err, &e) && (e.Exec || a.opts.MustStart) {

@@ -451,6 +451,176 @@ func TestThrottlingOfARun(t *testing.T) {
 	})
 }
 
+// Who ended a run: evermore tells what it knows, and no more.
+func TestSenders(t *testing.T) {
+	kubelet := Sender{By: ByOutside}
+	person := Sender{By: ByProcess, PID: 4242, UID: 1000}
+	own := Sender{By: ByEvermore}
+	for _, c := range []struct {
+		name  string
+		story func(*stage)
+		want  Sender
+	}{
+		{"a crash", func(st *stage) { st.die(1) }, Sender{}},
+		{"a signal of somebody else", func(st *stage) { st.die(137) }, Sender{}},
+		{"out of memory", func(st *stage) { st.oomKills.Store(1); st.die(137) }, Sender{By: ByKernel}},
+		{"a forwarded signal", func(st *stage) { st.signal(syscall.SIGUSR1); st.die(138) }, person},
+		{"a forwarded signal, a while ago", func(st *stage) { st.signal(syscall.SIGUSR1); st.after(time.Hour); st.die(138) }, Sender{}},
+		{"a stop from outside", func(st *stage) {
+			st.signals <- signals.Received{Signal: syscall.SIGTERM}
+			synctest.Wait()
+			st.die(143)
+		}, kubelet},
+		{"a stop from outside that the app obeys", func(st *stage) {
+			st.signals <- signals.Received{Signal: syscall.SIGTERM}
+			synctest.Wait()
+			st.signal(syscall.SIGTERM) // the second one changes nothing
+			st.die(0)
+		}, kubelet},
+		{"a stop that takes too long", func(st *stage) { st.signal(syscall.SIGTERM); st.after(8 * s); st.die(137) }, own},
+		{"a restart", func(st *stage) {
+			go func() { _ = st.app.Restart(context.Background(), ReasonRequest, "it was asked to") }()
+			synctest.Wait()
+			st.die(143)
+		}, own},
+		{"a signal that was asked for", func(st *stage) {
+			_ = st.app.Signal(context.Background(), syscall.SIGUSR2, "it was asked to")
+			st.die(140)
+		}, own},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			st := newStage(t)
+			st.begin(container())
+			st.after(20 * s)
+			c.story(st)
+			if st.death.Sender != c.want {
+				t.Errorf("%s: by %+v, want %+v", c.name, st.death.Sender, c.want)
+			}
+			if st.app.Snapshot().State != StateStopped {
+				st.die(0)
+				st.ended(0)
+			}
+		})
+	}
+	o := container()
+	o.KillSignal = syscall.SIGINT
+	play(t, o, func(st *stage) {
+		st.signal(syscall.SIGTERM)
+		st.die(130)
+		if st.death.Sender != person {
+			t.Errorf("by the kill signal: %+v", st.death.Sender)
+		}
+	})
+}
+
+// What the app has left behind about its end makes the reason, unless evermore
+// knows better.
+func TestExplain(t *testing.T) {
+	var report *Report
+	var asked []int
+	takes := time.Duration(0)
+	o := container()
+	o.Explain = func(pid int) *Report {
+		asked = append(asked, pid)
+		time.Sleep(takes)
+		return report
+	}
+	play(t, o, func(st *stage) {
+		st.after(20 * s)
+		report = &Report{Reason: ReasonException, Message: "Error: boom"}
+		takes = 100 * ms
+		st.die(1)
+		st.after(20 * s)
+		report = &Report{Reason: ReasonHeap}
+		st.die(134)
+		if st.after(20 * s); st.death.Report != report {
+			t.Errorf("the report is %+v", st.death.Report)
+		}
+		report = nil
+		st.die(2)
+		st.after(20 * s)
+		takes = 5 * s
+		st.die(3)
+		st.after(20 * s)
+		takes, report = 0, &Report{Trigger: "Signal"}
+		st.die(4)
+		st.after(20 * s)
+		report = &Report{Reason: ReasonException}
+		st.oomKills.Store(1)
+		st.die(137)
+		st.after(20 * s)
+		st.told("0 started 101", "1 ready",
+			"20.1 exited code 1 exception", "20.1 restarting 1 exception", "20.1 started 102", "21.1 ready",
+			"40.1 exited signal 6 heap", "40.1 restarting 2 heap", "40.1 started 103", "41.1 ready",
+			"60.1 exited code 2 exit", "60.1 restarting 3 exit", "60.1 started 104", "61.1 ready",
+			"81 exited code 3 exit", "81 restarting 4 exit", "81 started 105", "82 ready",
+			"100 exited code 4 exit", "100 restarting 5 exit", "100 started 106", "101 ready",
+			"120 out of memory: 1 killed, of the app 106", "120 exited signal 9 oom", "120 gave up 137: it was restarted 5 times in 10m0s", "120 stopped 137")
+	})
+	if want := []int{101, 102, 103, 104, 105, 106}; !slices.Equal(asked, want) {
+		t.Errorf("asked about %d", asked)
+	}
+	asked, takes = nil, 0
+	play(t, o, func(st *stage) { // which is no failure, or evermore's doing
+		st.signal(syscall.SIGTERM)
+		st.die(1)
+	})
+	play(t, o, func(st *stage) { st.die(0) })
+	if asked != nil {
+		t.Errorf("asked about %d", asked)
+	}
+}
+
+// A stop while the report is being read is a stop.
+func TestStopWhileExplained(t *testing.T) {
+	o := container()
+	o.Explain = func(int) *Report { time.Sleep(500 * ms); return &Report{Reason: ReasonException} }
+	play(t, o, func(st *stage) {
+		st.after(20 * s)
+		st.forget()
+		st.die(1)
+		st.after(100 * ms)
+		st.signal(syscall.SIGTERM)
+		st.after(s)
+		st.told("20.1 signal SIGTERM sent as nothing", "20.1 stopping", "20.5 exited code 1 request", "20.5 stopped 1")
+	})
+}
+
+// Restarts that an earlier supervisor made are counted: the app has the budget
+// that is left, and one run with none.
+func TestRecall(t *testing.T) {
+	const m = time.Minute
+	for _, c := range []struct {
+		ago  []time.Duration
+		left int
+	}{
+		{nil, 5},
+		{[]time.Duration{11 * m, 10 * m, 9 * m, 3 * m}, 3},
+		{[]time.Duration{5 * m, 4 * m, 3 * m, 2 * m, 1 * m}, 0},
+		{[]time.Duration{5 * m, 4 * m, 3 * m, 2 * m, 1 * m, 0}, 0},
+		{[]time.Duration{-time.Hour}, 4}, // a clock that was set: now, at the latest
+	} {
+		play(t, container(), func(st *stage) {
+			st.after(20 * s)
+			st.app.Recall(c.ago)
+			synctest.Wait()
+			if left := st.app.Snapshot().RestartsRemaining; left != c.left {
+				t.Errorf("after %v: %d restarts are left, want %d", c.ago, left, c.left)
+			}
+			for range c.left {
+				st.die(1)
+				st.after(11 * s)
+			}
+			st.die(1)
+			st.ended(1)
+			st.app.Recall(nil) // comes too late, and does not wait
+		})
+	}
+	if h := (History{restarts: []time.Duration{7}}).with([]time.Duration{3, 1}, 5); !slices.Equal(h.restarts, []time.Duration{2, 4, 7}) {
+		t.Errorf("the history has %v", h.restarts)
+	}
+}
+
 func TestSpinningBacksOffAndGivesUp(t *testing.T) {
 	play(t, container(), func(st *stage) {
 		for range 6 {

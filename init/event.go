@@ -25,13 +25,14 @@ const (
 	ReasonRequest   Reason = "request"   // somebody asked for it
 	ReasonReload    Reason = "reload"    // a new process took its place
 	ReasonSpawn     Reason = "spawn"     // it could not be started
+	ReasonLost      Reason = "lost"      // evermore ended with it: nobody saw how
 )
 
 // Reasons lists every Reason.
 func Reasons() []Reason {
 	return []Reason{
 		ReasonExit, ReasonException, ReasonHeap, ReasonSignal, ReasonOOM, ReasonHang,
-		ReasonWatchdog, ReasonMemory, ReasonWatch, ReasonRequest, ReasonReload, ReasonSpawn,
+		ReasonWatchdog, ReasonMemory, ReasonWatch, ReasonRequest, ReasonReload, ReasonSpawn, ReasonLost,
 	}
 }
 
@@ -63,6 +64,7 @@ type Event struct {
 	Uptime   time.Duration // Exited: how long that run lasted
 	Spinning bool          // Exited: shorter than the least uptime
 	Restarts int           // Restarting: how many restarts there were, this one included
+	Counted  bool          // Restarting: Policy.MaxRestarts counts it
 	Backoff  time.Duration // BackingOff: how long the next start waits
 	Drain    time.Duration // Stopping: how long the app goes on before it is told; 0: it is told now
 	Code     int           // GaveUp, Stopped: evermore's exit code

@@ -20,13 +20,6 @@ type Usage struct {
 	KillsWhole bool
 }
 
-// Death is what is known of the end of a run beside its exit.
-type Death struct {
-	// Usage is what the control group used when the process was gone; its
-	// Throttling is that during the run.
-	Usage
-}
-
 // oomLate is how long after it was killed a process that the out-of-memory killer
 // took may be seen to die: its memory is given back first.
 const oomLate = 10 * time.Second
@@ -81,13 +74,4 @@ func (a *App) oomKilled(e reaper.Exit) bool {
 		a.oom.at = time.Time{}
 	}
 	return struck
-}
-
-// death gives what is known of the run that is over.
-func (a *App) death() *Death {
-	d := &Death{Usage: a.procs.Usage()}
-	if d.Throttles = d.Throttles && a.run.usage.Throttles; d.Throttles {
-		d.Throttling = d.Throttling.Since(a.run.usage.Throttling)
-	}
-	return d
 }

@@ -34,6 +34,10 @@ type Options struct {
 	// EVERMORE_EXIT_UID, _CODE, _SIGNAL, _REASON, _UPTIME_MS, _PID and _RESTARTS in
 	// its environment. It may take 10 s.
 	OnExit []string
+	// Explain, when not nil, gives what the app itself has left behind about its
+	// end: a process of that pid, which failed and which evermore did not end. It
+	// may take a second, and may give nil.
+	Explain func(pid int) *Report
 	// UID is what OnExit is told that the app is called.
 	UID string
 

@@ -111,6 +111,17 @@ type History struct {
 	restarts []time.Duration
 }
 
+// with gives the history with restarts of earlier supervisors of the app: how
+// long before now each was made, oldest first.
+func (h History) with(ago []time.Duration, now time.Duration) History {
+	var restarts []time.Duration
+	for _, d := range ago {
+		restarts = append(restarts, now-max(d, 0))
+	}
+	h.restarts = append(restarts, h.restarts...)
+	return h
+}
+
 // Ended is one end of a run, as the policy sees it.
 type Ended struct {
 	Exit   reaper.Exit
@@ -189,6 +200,9 @@ func (p Policy) Next(e Ended, h History, jitter float64) (Decision, History) {
 	}
 	return Restart{After: after}, h
 }
+
+// counts tells whether a restart after that end is one that MaxRestarts limits.
+func (p Policy) counts(e Ended) bool { return p.MaxRestarts.N > 0 && !e.Forced && !e.Requested }
 
 // Remaining is how many restarts the limits still allow at the moment now; -1:
 // no limit.

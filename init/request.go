@@ -163,6 +163,7 @@ func (a *App) signalAsked(r signalRequest) {
 		return
 	}
 	a.sentAt[r.signal] = time.Now()
+	a.sentBy(r.signal, Sender{By: ByEvermore})
 	a.emit(Event{Kind: SignalSent, PID: a.run.process.PID(), Signal: r.signal, Text: r.text})
 	r.done <- nil
 }

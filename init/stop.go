@@ -21,17 +21,22 @@ func (a *App) signalled(r signals.Received) {
 		return // a connection or a pipe of evermore's own broke
 	}
 	to, rewritten := a.opts.Rewrite[s]
-	if !rewritten {
+	stop := a.opts.StopSignals.Has(s)
+	switch {
+	case rewritten:
+	case stop && a.opts.KillSignal != 0:
+		to = a.opts.KillSignal
+	default:
 		to = s
 	}
 	shared := a.sharedByTerminal(r)
+	if to != 0 && !a.stopping() {
+		a.sentBy(to, senderOf(r, shared))
+	}
 	e := Event{Kind: Signalled, Signal: s, SenderPID: r.PID, SenderUID: r.UID, FromKernel: r.FromKernel(), FromTerminal: shared}
 	switch {
 	case !signals.Forwardable(s), rewritten && to == 0:
-	case a.opts.StopSignals.Has(s):
-		if !rewritten && a.opts.KillSignal != 0 {
-			to = a.opts.KillSignal
-		}
+	case stop:
 		if shared && to == s {
 			e.SentAs = s
 			a.emit(e)
@@ -122,6 +127,12 @@ func (a *App) endRun(received, send syscall.Signal) {
 	a.ready.stop()
 	a.watchdog.stop()
 	a.unlimit()
+	if a.run.told = send; send == 0 {
+		a.run.told = received // by the terminal
+	}
+	if received == 0 {
+		a.sentBy(send, Sender{By: ByEvermore})
+	}
 	e := Event{Kind: Stopping, PID: a.run.process.PID(), Signal: received, SentAs: send, Reason: a.because, Text: a.cause}
 	if a.final && a.drains(send) {
 		a.unready("it is to end, and drains")
@@ -207,6 +218,7 @@ func (a *App) killNow() {
 	}
 	a.draining = 0
 	a.emit(Event{Kind: Killed, PID: a.run.process.PID(), Signal: syscall.SIGKILL})
+	a.sentBy(syscall.SIGKILL, Sender{By: ByEvermore})
 	a.snap.UnkillableSince = time.Now()
 	if a.opts.KillTree || a.opts.SignalGroup {
 		_ = a.run.process.SignalGroup(syscall.SIGKILL)

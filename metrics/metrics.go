@@ -127,6 +127,23 @@ func (m *Metrics) Observe(e pid1.Event) {
 	}
 }
 
+// TakeUp adds what earlier supervisors of the app have counted: runs that began,
+// kills for want of memory, SIGKILLs of a stop, restarts by reason, and ends by
+// reason and code.
+func (m *Metrics) TakeUp(starts, oomKills, stopKills int, restarts map[string]int, exits map[string]map[string]int) {
+	m.starts.Add(float64(starts))
+	m.oomKills.Add(float64(oomKills))
+	m.stopKills.Add(float64(stopKills))
+	for reason, n := range restarts {
+		m.restarts.WithLabelValues(reason).Add(float64(n))
+	}
+	for reason, codes := range exits {
+		for code, n := range codes {
+			m.exits.WithLabelValues(reason, code).Add(float64(n))
+		}
+	}
+}
+
 // NotBound counts that the default HTTP address could not be listened on.
 func (m *Metrics) NotBound() { m.notBound.Inc() }
 
@@ -140,6 +157,7 @@ func (m *Metrics) startAtZero() {
 			m.exits.WithLabelValues(string(r), strconv.Itoa(code))
 		}
 	}
+	m.exits.WithLabelValues(string(pid1.ReasonLost), unknownCode)
 	// The real-time signals are left out: thirty more series, which nearly
 	// nobody uses.
 	for s := syscall.Signal(1); s < 32; s++ {
@@ -169,6 +187,8 @@ func usualCodes(r pid1.Reason) []int {
 		}
 	case pid1.ReasonSpawn:
 		return []int{126, 127}
+	case pid1.ReasonLost:
+		return nil
 	default: // evermore ended it, or what it forwarded did: in good order, by SIGTERM or by SIGKILL
 		return []int{0, signalled + int(syscall.SIGKILL), signalled + int(syscall.SIGTERM)}
 	}
@@ -310,7 +330,10 @@ func unix(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 // exitCode is the label for how a process ended.
 func exitCode(e reaper.Exit) string {
 	if e.Unknown {
-		return "unknown"
+		return unknownCode
 	}
 	return strconv.Itoa(e.Status())
 }
+
+// unknownCode is the label of an end whose exit code nobody knows.
+const unknownCode = "unknown"
