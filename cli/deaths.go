@@ -201,7 +201,7 @@ func (s *settings) deathsOf(targets []string) (control.Deaths, error) {
 		if a.state != nil {
 			ctx, cancel := context.WithTimeout(context.Background(), answerTime)
 			defer cancel()
-			if d, err := a.Record.Deaths(ctx); err == nil {
+			if d, err := a.Deaths(ctx); err == nil {
 				return d, nil
 			}
 		}

@@ -27,6 +27,9 @@ const (
 	maxLedger = 1 << 20
 	// ledgerVersion is the version of the file; one of another is set aside.
 	ledgerVersion = 1
+	// ledgerPause is the least time between two writings: an app that cannot start
+	// may try a hundred times a second.
+	ledgerPause = 100 * time.Millisecond
 	// ledgerAge is for how long the ledger of an app that does not run is kept.
 	ledgerAge = 30 * 24 * time.Hour
 )
@@ -305,13 +308,17 @@ func (l *Ledger) write(root string, warn func(error)) {
 		}
 	}
 	save()
-	for {
+	for open := true; open; {
 		select {
 		case <-l.changed:
 			save()
+			select {
+			case <-time.After(ledgerPause):
+			case <-l.closing:
+			}
 		case <-l.closing:
 			save()
-			return
+			open = false
 		}
 	}
 }

@@ -85,7 +85,9 @@ func TestReports(t *testing.T) {
 				}
 			}
 			for _, args := range [][]string{
-				{"-e", "process.exit(3)"}, {"-e", "0"}, {"-e", "process.abort()"},
+				{"-e", "process.exit(3)"},
+				{"-e", "0"},
+				{"-e", "process.abort()"},
 				{"-e", `process.on("uncaughtException", () => process.exit(4)); throw new Error("handled")`},
 			} {
 				pid, code := run(t, node, r, nil, args...)
