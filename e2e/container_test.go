@@ -91,22 +91,30 @@ func TestContainer(t *testing.T) {
 		c.stop(7)
 	})
 
-	t.Run("terminal", func(t *testing.T) {
-		t.Parallel()
-		cmd, _ := p.command(t, "-it", app("reads")...)
-		term := onTerminal(t, cmd)
-		term.expectUp()
-		term.types("one\r")
-		term.expect("got one")
-		term.resize(33, 77)
-		term.expect("size 33 77")
-		term.types(interrupt)
-		term.ends(130)
-	})
+	for name, options := range map[string][]string{
+		"terminal":                    {"-it"},
+		"terminal below another init": {"-it", "--init"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if slices.Contains(options, "--init") {
+				needs(t, "catatonit")
+			}
+			cmd, _ := p.command(t, options, app("reads")...)
+			term := onTerminal(t, cmd)
+			term.expectUp()
+			term.types("one\r")
+			term.expect("got one")
+			term.resize(33, 77)
+			term.expect("size 33 77")
+			term.types(interrupt)
+			term.ends(130)
+		})
+	}
 
 	t.Run("REPL", func(t *testing.T) {
 		t.Parallel()
-		cmd, _ := p.command(t, "-it", "node")
+		cmd, _ := p.command(t, []string{"-it"}, "node")
 		term := onTerminal(t, cmd)
 		term.expect("> ")
 		term.types("6*7+100000\r")
@@ -117,7 +125,7 @@ func TestContainer(t *testing.T) {
 
 	t.Run("terminal without input", func(t *testing.T) {
 		t.Parallel()
-		cmd, c := p.command(t, "-t", app("reads")...)
+		cmd, c := p.command(t, []string{"-t"}, app("reads")...)
 		term := onTerminal(t, cmd)
 		term.expectUp()
 		c.stop(7)
@@ -126,7 +134,7 @@ func TestContainer(t *testing.T) {
 
 	t.Run("input", func(t *testing.T) {
 		t.Parallel()
-		cmd, c := p.command(t, "-i", app("reads")...)
+		cmd, c := p.command(t, []string{"-i"}, app("reads")...)
 		cmd.Stdin = strings.NewReader("one\n")
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
@@ -519,10 +527,10 @@ func (p podman) start(t *testing.T, options []string, app ...string) *container 
 }
 
 // command gives the command that runs a container in the foreground.
-func (p podman) command(t *testing.T, option string, app ...string) (*exec.Cmd, *container) {
+func (p podman) command(t *testing.T, options []string, app ...string) (*exec.Cmd, *container) {
 	t.Helper()
 	c := p.named(t)
-	return exec.Command("podman", slices.Concat(p.global, []string{"run", "--name", c.name, "--network", "none"}, p.run, []string{option, p.image}, app)...), c
+	return exec.Command("podman", slices.Concat(p.global, []string{"run", "--name", c.name, "--network", "none"}, p.run, options, []string{p.image}, app)...), c
 }
 
 // podman runs a command of podman and gives what it writes.
