@@ -45,7 +45,7 @@ lint: ## check the form of Go and shell sources
 
 e2e: ## run only the black-box tests, containers and a cluster included
 	@scripts/setup
-	go test -race -count=1 ./e2e/...
+	go test -race -count=1 -timeout 20m ./e2e/...
 	@e2e/cluster/test.sh -v
 
 clean: ## remove what was built and fetched

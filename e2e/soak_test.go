@@ -169,7 +169,7 @@ func newSoak(t *testing.T) *soak {
 	s.evermore = launch(t, where, dir, filepath.Join(dir, "soak"), env, evermore,
 		"--http", s.address, "--log-format", "json", "-o", filepath.Join(dir, "app.log"),
 		"--restart", "always", "--max-restarts", "0", "--min-uptime", "1ms",
-		"--spin-sleep-time", "20ms", "--spin-sleep-max", "100ms", "--kill-timeout", "1m",
+		"--spin-sleep-time", "20ms", "--spin-sleep-max", "100ms", "--kill-timeout", "1m", "--grace", "2m",
 		"--", s.app, "run", dir, "node")
 	return s
 }
