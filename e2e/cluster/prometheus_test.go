@@ -38,7 +38,9 @@ type prometheus struct {
 	address string
 }
 
-func (n *namespace) prometheus() *prometheus {
+// prometheus starts it with the rules of deploy/prometheus, and with further
+// scrape_configs.
+func (n *namespace) prometheus(scrapes ...string) *prometheus {
 	n.t.Helper()
 	// Debian's Prometheus cannot ask an API server: what it would find is told to it.
 	found := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -48,7 +50,13 @@ func (n *namespace) prometheus() *prometheus {
 	n.t.Cleanup(found.Close)
 	dir := n.t.TempDir()
 	config := filepath.Join(dir, "prometheus.yml")
-	text := fmt.Sprintf("global: { scrape_interval: 1s }\nscrape_configs: [{ job_name: app, http_sd_configs: [{ url: %q, refresh_interval: 1s }] }]\n", found.URL)
+	rules, err := filepath.Abs("../../deploy/prometheus/evermore.rules.yaml")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	app := fmt.Sprintf("{ job_name: app, http_sd_configs: [{ url: %q, refresh_interval: 1s }] }", found.URL)
+	text := fmt.Sprintf("global: { scrape_interval: 1s, evaluation_interval: 1s }\nrule_files: [%q]\nscrape_configs: [%s]\n",
+		rules, strings.Join(append(scrapes, app), ", "))
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		n.t.Fatal(err)
 	}
@@ -74,7 +82,7 @@ func (n *namespace) prometheus() *prometheus {
 	return p
 }
 
-// targets are the addresses behind the Service, with the name of each one's pod.
+// targets are the addresses behind the Service, with the pod of each.
 func (n *namespace) targets() any {
 	var slices struct {
 		Items []struct {
@@ -93,7 +101,8 @@ func (n *namespace) targets() any {
 		for _, endpoint := range slice.Endpoints {
 			targets = append(targets, object{
 				"targets": []string{endpoint.Addresses[0] + ":9797"},
-				"labels":  object{"pod": endpoint.TargetRef.Name},
+				// As a PodMonitor has them.
+				"labels": object{"namespace": n.name, "pod": endpoint.TargetRef.Name, "container": "app"},
 			})
 		}
 	}
