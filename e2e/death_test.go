@@ -38,6 +38,7 @@ if (first || process.argv[2] === 'always') setTimeout(ways[process.argv[1]] || (
 // TestDeaths has apps die in containers, and looks at what evermore says of it.
 func TestDeaths(t *testing.T) {
 	p := inContainers(t)
+	t.Chdir(t.TempDir()) // conmon leaves a file "oom" where podman was called
 	dies := func(t *testing.T, options []string, how ...string) *container {
 		return p.start(t, append([]string{"--env", "EVERMORE_MIN_UPTIME=0"}, options...), append([]string{"node", "-e", dying, "--"}, how...)...)
 	}
