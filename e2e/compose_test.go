@@ -32,10 +32,11 @@ func TestCompose(t *testing.T) {
 		}
 		ports[i] = strconv.Itoa(port)
 	}
+	project := fmt.Sprintf("evermore-e2e-compose-%d", os.Getpid())
 	compose := func(args ...string) error {
 		cmd := exec.Command("podman-compose", slices.Concat([]string{
 			"--podman-args", strings.Join(p.global, " "), "--podman-run-args", strings.Join(p.run, " "),
-			"--project-name", fmt.Sprintf("evermore-e2e-compose-%d", os.Getpid()), "--file", "../deploy/compose.yaml",
+			"--project-name", project, "--file", "../deploy/compose.yaml",
 		}, args)...)
 		cmd.Env = append(os.Environ(), "APP_IMAGE="+containerImage, "PROMETHEUS_IMAGE="+image, "APP_PORT="+ports[0], "PROMETHEUS_PORT="+ports[1])
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -47,6 +48,8 @@ func TestCompose(t *testing.T) {
 		if err := compose("down", "--volumes"); err != nil {
 			t.Error(err)
 		}
+		// Old versions of podman-compose leave the network.
+		_ = ran("podman", slices.Concat(p.global, []string{"network", "rm", "--force", project + "_default"})...)
 	})
 	if err := compose("up", "--detach", "--no-build"); err != nil {
 		t.Fatal(err)
