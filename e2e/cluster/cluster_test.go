@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
@@ -40,6 +41,11 @@ const noCluster = "there is no cluster: make e2e starts one"
 var kubeconfig = os.Getenv("EVERMORE_E2E_KUBECONFIG")
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// They mostly wait for the kubelet.
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		_ = f.Value.Set("4")
+	}
 	if kubeconfig != "" {
 		if err := loadImages(); err != nil {
 			fmt.Fprintln(os.Stderr, "cannot bring the images into the cluster:", err)
@@ -91,7 +97,6 @@ func newNamespace(t *testing.T) *namespace {
 	if kubeconfig == "" {
 		t.Skip(noCluster)
 	}
-	t.Parallel()
 	n := &namespace{t, "e2e-" + strings.ToLower(strings.NewReplacer("Test", "", "/", "-").Replace(t.Name()))}
 	// One of a run that was interrupted.
 	n.kubectl("delete", "namespace", n.name, "--ignore-not-found")

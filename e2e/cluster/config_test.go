@@ -18,6 +18,7 @@ func TestConfigMap(t *testing.T) {
 		"signal":  {"EVERMORE_WATCH_ACTION": "signal:HUP"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			n := newNamespace(t)
 			n.greet("one")
 			n.deploy(overlay{components: []string{"config"}, args: []string{"node", "-e", app}, env: env})

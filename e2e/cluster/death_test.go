@@ -10,6 +10,7 @@ import (
 // evermore says so. On cgroup v1 it alone is killed; on v2 the kubelet has the
 // whole container killed, unless it is told otherwise (singleProcessOOMKill).
 func TestOutOfMemory(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{
 		args: []string{"node", "-e", `const mark = '/var/lib/evermore/ate';

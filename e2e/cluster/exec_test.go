@@ -9,6 +9,7 @@ import (
 // What a person does in a pod whose image has no shell, whose user is nobody's and
 // whose files are read-only.
 func TestExec(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{})
 	p := n.awaitReady()

@@ -18,6 +18,7 @@ func TestLogs(t *testing.T) {
 		piece = 16<<10 - 100
 		long  = 100 << 10
 	)
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{
 		// A write by console.log to a full pipe waits within node, and is lost with it.

@@ -17,6 +17,7 @@ const sickly = `let ill = false;
 // An app that is ill gets no requests, and is neither killed nor restarted: it may
 // well be its database that is.
 func TestReadiness(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{args: []string{"node", "-e", sickly}})
 	p := n.awaitReady()
@@ -41,6 +42,7 @@ func TestReadiness(t *testing.T) {
 // An app that stays ill for --live-timeout is the kubelet's to restart, in good
 // order.
 func TestLiveness(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{
 		args: []string{"node", "-e", sickly},

@@ -16,6 +16,7 @@ import (
 
 // A real Prometheus scrapes each pod behind the Service.
 func TestPrometheus(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	needs(t, "prometheus")
 	n.deploy(overlay{replicas: 3, env: map[string]string{"EVERMORE_MIN_UPTIME": "100ms"}})

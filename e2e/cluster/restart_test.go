@@ -8,6 +8,7 @@ import (
 
 // A killed app is back within the same container: the kubelet sees nothing of it.
 func TestKilled(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	// An app that ends sooner would be started after a pause.
 	n.deploy(overlay{env: map[string]string{"EVERMORE_MIN_UPTIME": "100ms"}})
@@ -37,6 +38,7 @@ func TestKilled(t *testing.T) {
 // An app that crashes again and again is given up with its own exit code: it is the
 // kubelet that waits then, and everybody sees the code and the reason.
 func TestCrashLoop(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{
 		args: []string{"node", "-e", "console.error('no database'); process.exit(42)"},

@@ -8,6 +8,7 @@ import (
 // A native sidecar under an evermore of its own, in a pod whose programs share one
 // pid namespace, where neither evermore is PID 1.
 func TestSidecar(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{
 		components: []string{"sidecar"},
@@ -59,6 +60,7 @@ func TestSidecar(t *testing.T) {
 
 // An image that knows nothing of evermore is given it by an initContainer.
 func TestInject(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{components: []string{"inject"}})
 	p := n.awaitReady()

@@ -12,6 +12,7 @@ import (
 
 // An app that needs its time gets it, and the exit code is its own.
 func TestSlowApp(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{
 		args: []string{"node", "-e", `console.log('up'); setInterval(() => {}, 1e6);
@@ -31,6 +32,7 @@ func TestSlowApp(t *testing.T) {
 // An app that will not end is killed by evermore, before the kubelet kills both:
 // so its leftovers are ended and the end is told.
 func TestStubbornApp(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{
 		args: []string{"node", "-e", `console.log('up'); setInterval(() => {}, 1e6); process.on('SIGTERM', () => console.log('no'))`},
@@ -53,6 +55,7 @@ func TestStubbornApp(t *testing.T) {
 // While it drains, an app serves and is not ready: so its Service forgets it before
 // it ends.
 func TestDrain(t *testing.T) {
+	t.Parallel()
 	n := newNamespace(t)
 	n.deploy(overlay{env: map[string]string{"EVERMORE_DRAIN_WAIT": "8s", "EVERMORE_KILL_TIMEOUT": "15s"}})
 	p := n.awaitReady()

@@ -37,6 +37,7 @@ if [[ -n $lacks ]]; then
 fi
 
 is_alive kubelet || trap ./down.sh EXIT
+trap 'exit 130' INT TERM
 EVERMORE_E2E_KUBECONFIG=$(./up.sh)
 export EVERMORE_E2E_KUBECONFIG
 PATH=$bin:$PATH go test -count=1 "$@" .

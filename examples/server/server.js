@@ -42,7 +42,7 @@ function stop(signal) {
     setTimeout(() => {
       server.close();
       server.closeIdleConnections();
-    }, open && 1000);
+    }, open && 2000);
   });
 }
 
