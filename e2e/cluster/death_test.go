@@ -41,6 +41,7 @@ func TestOutOfMemory(t *testing.T) {
 	if died.Reason != "oom" || kills != 1 || p.app().RestartCount != 0 || !strings.Contains(died.Message, "the limit is 160 MiB") {
 		t.Error("want reason oom, one kill, a message that says so, and evermore alive")
 	}
+	t.Logf("evermore why:\n%s", n.inside(p, "/evermore", "why"))
 	if got := p.metric(t, "evermore_child_restarts_total", `reason="oom"`); got != 1 {
 		t.Errorf("%v restarts because of it were counted, not 1", got)
 	}

@@ -31,6 +31,11 @@ func TestExec(t *testing.T) {
 		t.Errorf("process %d after %d, %v restarts; want another process and one restart", after, before, restarts)
 	}
 	n.kill(p, 3000, "SIGSEGV")
+	why := n.inside(p, "/evermore", "why")
+	t.Logf("evermore why:\n%s", why)
+	if !strings.Contains(why, "SIGSEGV") {
+		t.Error("it does not tell of SIGSEGV")
+	}
 	t.Logf("evermore health: %s", n.inside(p, "/evermore", "health"))
 	if p = n.awaitReady(); p.app().RestartCount != 0 {
 		t.Errorf("the container was restarted %d times", p.app().RestartCount)

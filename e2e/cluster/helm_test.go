@@ -45,7 +45,7 @@ func TestHelm(t *testing.T) {
 	n.awaitTimeouts("5s", "5s")
 
 	// A release that never gets ready does not take the place of one that is.
-	sick := values(object{"ready": "http://127.0.0.1:3000/sick", "drain-wait": "1s", "kill-timeout": "6s"})
+	sick := values(object{"ready": "http://127.0.0.1:3999/", "drain-wait": "1s", "kill-timeout": "6s"})
 	if out, err := n.tryHelm("upgrade", "shop", chart, "--values", sick, "--wait", "--timeout", "10s"); err == nil {
 		t.Errorf("helm waited for pods that are never ready, and succeeded:\n%s", out)
 	}

@@ -57,6 +57,7 @@ func TestLiveness(t *testing.T) {
 	n.awaitCount("Liveness probe failed: HTTP probe failed with statuscode: 503", 1)
 	last := p.app().LastState.Terminated
 	t.Logf("the container ended with code %d, message %q", last.ExitCode, last.Message)
+	t.Logf("evermore why, in the next one:\n%s", n.inside(p, "/evermore", "why"))
 	if last.ExitCode != 143 {
 		t.Errorf("exit code %d: the app was not ended by SIGTERM", last.ExitCode)
 	}
