@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -85,7 +86,9 @@ func deathOf(e pid1.Event) control.Death {
 // keepDeaths goes on with the story that is on file.
 func (r *running) keepDeaths() {
 	r.ledger.Keep(r.adopted != nil, func(p control.Past) {
-		r.app.Recall(p.Restarts)
+		if r.comesBack() {
+			r.app.Recall(p.Restarts)
+		}
 		if r.metrics != nil {
 			r.metrics.TakeUp(p.Counts.Starts, p.Counts.OOMKills, p.Counts.StopKills, p.Counts.Restarts, p.Counts.Exits)
 		}
@@ -93,6 +96,14 @@ func (r *running) keepDeaths() {
 			r.lines.Observe(pid1.Event{Kind: pid1.Noted, Reason: pid1.ReasonLost, Text: "the last run of the app has no end on record: its supervisor ended with it, as when its container is killed as a whole"})
 		}
 	}, r.warn)
+}
+
+// comesBack tells whether this is likely to be the same attempt as the last one,
+// which uses up the same restarts: a container that is started again, or a
+// supervisor in the place of one that was killed. Who starts a daemon, or a command
+// on a host, means a new one.
+func (r *running) comesBack() bool {
+	return r.adopted != nil || r.starter == nil && (os.Getpid() == 1 || os.Getenv("EVERMORE_ROOT") != "")
 }
 
 // openReports has node leave reports.
