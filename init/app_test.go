@@ -47,7 +47,7 @@ type stage struct {
 	failures []error // of the next starts
 	left     []*remnant
 	just     map[syscall.Signal]bool
-	halted   bool
+	halted   atomic.Bool
 	killErr  error
 	commands []reaper.Command
 
@@ -63,7 +63,7 @@ type actor struct {
 
 func (p *actor) PID() int     { return p.pid }
 func (p *actor) PIDFD() int   { return -1 }
-func (p *actor) Halted() bool { return p.stage.halted }
+func (p *actor) Halted() bool { return p.stage.halted.Load() }
 func (p *actor) Signal(s syscall.Signal) error {
 	p.stage.note("%s to %d", signals.Name(s), p.pid)
 	return p.stage.killErr
@@ -915,7 +915,7 @@ func TestTerminal(t *testing.T) {
 
 func TestHaltedChildIsContinuedToStop(t *testing.T) {
 	play(t, container(), func(st *stage) {
-		st.halted = true
+		st.halted.Store(true)
 		st.forget()
 		st.signal(syscall.SIGTERM)
 		st.told("0 signal SIGTERM sent as SIGTERM", "0 stopping", "0 SIGTERM to 101", "0 SIGCONT to 101")
@@ -931,11 +931,11 @@ func TestChildHaltedWhileStoppingIsContinued(t *testing.T) {
 		st.forget()
 		st.signal(syscall.SIGTERM)
 		st.after(20 * ms)
-		st.halted = true
+		st.halted.Store(true)
 		st.after(40 * ms)
-		st.halted = false
+		st.halted.Store(false)
 		st.after(200 * ms)
-		st.halted = true
+		st.halted.Store(true)
 		st.after(100 * ms)
 		st.told("0 signal SIGTERM sent as SIGTERM", "0 stopping", "0 SIGTERM to 101", "0.05 SIGCONT to 101", "0.35 SIGCONT to 101")
 		st.die(143)
