@@ -67,7 +67,9 @@ type Processes interface {
 	// has killed.
 	OOMKills() (n uint64, ok bool)
 	// Usage is what the control group uses now.
-	Usage() Usage
+	// Usage is what the control group uses now; before, when not nil, is what it was
+	// earlier, and its limits then.
+	Usage(before *Usage) Usage
 	// Sacrifice has the out-of-memory killer take the process rather than evermore.
 	Sacrifice(Process)
 }

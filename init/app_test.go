@@ -122,7 +122,7 @@ func (st *stage) Zombies() []reaper.Zombie {
 }
 
 func (st *stage) OOMKills() (uint64, bool) { return st.oomKills.Load(), true }
-func (st *stage) Usage() Usage             { return st.usage }
+func (st *stage) Usage(*Usage) Usage       { return st.usage }
 func (st *stage) Sacrifice(p Process)      { st.sacrificed = append(st.sacrificed, p.PID()) }
 
 func (st *stage) Memory(Process) (int64, bool) { return st.memory.Load(), true }

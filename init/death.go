@@ -113,7 +113,7 @@ func senderOf(r signals.Received, terminal bool) Sender {
 
 // death gives what is known of the run that is over.
 func (a *App) death(e reaper.Exit, reason Reason) *Death {
-	d := &Death{Usage: a.procs.Usage(), Report: a.run.report}
+	d := &Death{Usage: a.procs.Usage(&a.run.usage), Report: a.run.report}
 	if d.Throttles = d.Throttles && a.run.usage.Throttles; d.Throttles {
 		d.Throttling = d.Throttling.Since(a.run.usage.Throttling)
 	}

@@ -30,12 +30,18 @@ func (k *Kernel) Group() *cgroup.Group {
 // OOMKills is how many processes of the group the out-of-memory killer has killed.
 func (k *Kernel) OOMKills() (n uint64, ok bool) { return k.Group().OOMKills() }
 
-// Usage is what the group uses now.
-func (k *Kernel) Usage() Usage {
+// Usage is what the group uses now. What limits it takes longer to read than all
+// the rest, and is left as it was before where that is given.
+func (k *Kernel) Usage(before *Usage) Usage {
 	g := k.Group()
-	u := Usage{KillsWhole: g.KillsWhole()}
+	var u Usage
+	if before != nil {
+		u.MemoryLimit, u.KillsWhole = before.MemoryLimit, before.KillsWhole
+	} else {
+		u.MemoryLimit, _ = g.MemoryLimit()
+		u.KillsWhole = g.KillsWhole()
+	}
 	u.Memory, _ = g.MemoryUsed()
-	u.MemoryLimit, _ = g.MemoryLimit()
 	u.Throttling, u.Throttles = g.Throttling()
 	return u
 }

@@ -37,7 +37,7 @@ type oomWatch struct {
 // the kernel take the app before evermore.
 func (a *App) account() {
 	first := a.snap.Starts == 1
-	a.run.usage = a.procs.Usage()
+	a.run.usage = a.procs.Usage(nil)
 	if !a.oom.known {
 		a.oom.kills, a.oom.known = a.procs.OOMKills()
 	}
