@@ -157,6 +157,19 @@ func (g *Group) MemoryUsed() (bytes int64, ok bool) {
 	return int64(n), ok
 }
 
+// WorkingSet is MemoryUsed without the part of the page cache that the kernel gives
+// up first: what the kubelet, too, takes for used
+// (https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/).
+func (g *Group) WorkingSet() (bytes int64, ok bool) {
+	name := "inactive_file"
+	if g.memory.v1 {
+		name = "total_inactive_file"
+	}
+	used, ok := g.MemoryUsed()
+	inactive, _ := g.memory.field("memory.stat", name)
+	return max(used-int64(inactive), 0), ok
+}
+
 // OOMKills is how many processes of the group the kernel's out-of-memory killer
 // has killed, for whatever group's limit or for the machine's want of memory. The
 // kernel counts before it kills. There is no such counter in the root of the

@@ -66,10 +66,12 @@ type Processes interface {
 	// OOMKills is how many processes of the control group the out-of-memory killer
 	// has killed.
 	OOMKills() (n uint64, ok bool)
-	// Usage is what the control group uses now.
 	// Usage is what the control group uses now; before, when not nil, is what it was
 	// earlier, and its limits then.
 	Usage(before *Usage) Usage
+	// Headroom is how much memory the control group has left, in bytes, the page
+	// cache taken for free, and its limit; ok is false where there is no limit.
+	Headroom() (left, limit int64, ok bool)
 	// Sacrifice has the out-of-memory killer take the process rather than evermore.
 	Sacrifice(Process)
 }
@@ -117,7 +119,12 @@ type App struct {
 	signals  chan signalRequest
 	recalls  chan []time.Duration
 	answers  chan explained
+	tellings chan Told
+	stacks   chan stack
+	promoted chan promotion
+	retires  chan Reason
 	over     chan struct{} // closed when Run returns
+	trial    atomic.Bool   // an exit is the end: the process is to prove itself first
 
 	// What follows belongs to Run.
 	epoch       time.Time // the clock of the policy starts here
@@ -127,6 +134,8 @@ type App struct {
 	run         run
 	interrupted time.Time      // when a SIGINT began the stop
 	draining    syscall.Signal // what the app is to be sent when the drain is over
+	finishing   syscall.Signal // what it is to be sent when it has finished
+	retired     Reason         // why it ends without being the last; empty: it does not
 	counted     bool           // the policy counts the next start
 	final       bool           // nothing is started any more
 	because     Reason         // why evermore is ending the run; empty: it is not
@@ -142,11 +151,12 @@ type App struct {
 	settling    bool           // they are gone, settle is set
 	again       chan struct{}  // there is more to reap
 	zombies     zombieWatch
-	oom         oomWatch
+	oom         *oomWatch
+	throttling  Usage                        // when the app was last asked whether it hangs
 	sentAt      map[syscall.Signal]time.Time // when a signal was last forwarded
 
 	backoff, drain, kill, wake, clear, settle, ready, watchdog, lookout timer
-	memory, runTime, scheduled, hookTimer, explain                      timer
+	memory, runTime, scheduled, hookTimer, explain, hang                timer
 }
 
 // run is one run of the app, or of the command of --before.
@@ -165,6 +175,11 @@ type run struct {
 	senders  map[syscall.Signal]Sender
 	asked    bool // what the app has left behind about its end was looked for
 	report   *Report
+	killBy   time.Time // when it is killed, once it was told to finish
+
+	listens    bool      // where it is to
+	pingBy     time.Time // when it is to be asked whether it hangs
+	stackAsked bool      // where it hangs is being found out
 }
 
 // view is what Snapshot reads: a snapshot and what the passing of time changes.
@@ -189,6 +204,11 @@ func New(o Options, p Processes, c Catcher, observers ...Observer) *App {
 		signals:  make(chan signalRequest),
 		recalls:  make(chan []time.Duration),
 		answers:  make(chan explained),
+		tellings: make(chan Told),
+		stacks:   make(chan stack),
+		promoted: make(chan promotion),
+		retires:  make(chan Reason),
+		oom:      &oomWatch{},
 		over:     make(chan struct{}),
 		again:    make(chan struct{}, 1),
 		sentAt:   make(map[syscall.Signal]time.Time),
@@ -262,6 +282,16 @@ func (a *App) Run() int {
 			a.explained(r)
 		case <-a.explain.c:
 			a.explainTimeElapsed()
+		case t := <-a.tellings:
+			a.told(t)
+		case st := <-a.stacks:
+			a.stackTaken(st)
+		case p := <-a.promoted:
+			a.promote(p)
+		case why := <-a.retires:
+			a.retire(why)
+		case <-a.hang.c:
+			a.hangTimeElapsed()
 		case <-a.again:
 			a.reap()
 		case <-a.backoff.c:
@@ -387,7 +417,18 @@ func (a *App) prepare() error {
 
 // start starts the app's next run.
 func (a *App) start() error {
-	p, err := a.spawn(a.command())
+	c := a.command()
+	var p Process
+	spawn := func() (err error) {
+		p, err = a.spawn(c)
+		return err
+	}
+	var err error
+	if a.opts.Link != nil {
+		err = a.opts.Link.Hand(&c, spawn)
+	} else {
+		err = spawn()
+	}
 	if err != nil {
 		a.answer(err)
 		return err
@@ -415,7 +456,8 @@ func (a *App) adopt() error {
 	a.run = run{n: a.run.n + 1, process: p, started: a.opts.Adopt.StartedAt}
 	_ = a.catcher.SetTarget(p.PIDFD())
 	a.began(p)
-	if a.opts.Ready.By == ReadyNotify {
+	switch a.opts.Ready.By {
+	case ReadyNotify, ReadyListening, ReadyMessage:
 		a.becameReady() // it said so to the supervisor that it had, and will not say it again
 	}
 	return nil
@@ -437,6 +479,7 @@ func (a *App) began(p Process) {
 	a.limit()
 	a.answer(nil)
 	a.account()
+	a.awaitHang()
 }
 
 // spawn starts a command as the next run.
@@ -529,6 +572,8 @@ func (a *App) exited(e reaper.Exit) {
 	a.wake.stop()
 	a.ready.stop()
 	a.watchdog.stop()
+	a.hang.stop()
+	a.finishing = 0
 	a.unlimit()
 	a.unready("it is down")
 	a.snap.PID, a.snap.StartedAt, a.snap.UnkillableSince = 0, time.Time{}, time.Time{}
@@ -618,9 +663,12 @@ func (a *App) settled() {
 // concluded: what there is to know of the run is known.
 func (a *App) concluded() {
 	exit, uptime := a.run.exit, a.run.uptime
+	if a.trial.CompareAndSwap(true, false) {
+		a.final = true
+	}
 	reason := a.reason(exit)
 	requested := reason == ReasonRequest
-	spinning := !requested && !a.forced && uptime < a.opts.Policy.MinUptime
+	spinning := !requested && !a.forced && a.because != ReasonReload && uptime < a.opts.Policy.MinUptime
 	a.snap.LastExit, a.snap.LastExitAt, a.snap.LastReason = exit, exit.At, reason
 	e := Event{Kind: Exited, PID: exit.PID, Exit: exit, Reason: reason, Uptime: uptime, Spinning: spinning && !a.final, Death: a.death(exit, reason)}
 	a.emit(e)

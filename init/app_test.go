@@ -31,6 +31,7 @@ type stage struct {
 	zombies  []reaper.Zombie
 	oomKills atomic.Uint64
 	memory   atomic.Int64
+	headroom atomic.Int64
 
 	usage      Usage
 	sacrificed []int
@@ -123,7 +124,10 @@ func (st *stage) Zombies() []reaper.Zombie {
 
 func (st *stage) OOMKills() (uint64, bool) { return st.oomKills.Load(), true }
 func (st *stage) Usage(*Usage) Usage       { return st.usage }
-func (st *stage) Sacrifice(p Process)      { st.sacrificed = append(st.sacrificed, p.PID()) }
+func (st *stage) Headroom() (left, limit int64, ok bool) {
+	return st.headroom.Load(), 512 << 20, st.headroom.Load() > 0
+}
+func (st *stage) Sacrifice(p Process) { st.sacrificed = append(st.sacrificed, p.PID()) }
 
 func (st *stage) Memory(Process) (int64, bool) { return st.memory.Load(), true }
 func (st *stage) Gone() <-chan struct{}        { return nil }

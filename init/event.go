@@ -55,8 +55,9 @@ func States() []State {
 
 // Event is one thing that happened. Fields that the kind does not name are zero.
 type Event struct {
-	Kind Kind
-	Time time.Time
+	Kind   Kind
+	Time   time.Time
+	Worker int // the number of the process in its pool, from 0 on
 
 	PID      int           // the app's, or the process that the kind is about; of OOMKilled 0: the app was not among them
 	Exit     reaper.Exit   // Exited, Restarting (of the last run), SpawnFailed (its Code is 127 or 126)
@@ -67,6 +68,7 @@ type Event struct {
 	Counted  bool          // Restarting: Policy.MaxRestarts counts it
 	Backoff  time.Duration // BackingOff: how long the next start waits
 	Drain    time.Duration // Stopping: how long the app goes on before it is told; 0: it is told now
+	Result   ReloadResult  // Reloaded
 	Code     int           // GaveUp, Stopped: evermore's exit code
 	Count    int           // OOMKilled: how many processes
 	Death    *Death        // Exited
@@ -99,7 +101,13 @@ const (
 	Restarting                  // the next run begins now
 	GaveUp                      // the policy ends it
 	Stopping                    // the app is being ended
+	Draining                    // the app is to finish what it has begun, and then to end
 	Drained                     // the app is told to end now: SentAs
+	HungAt                      // Text is the JavaScript stack of an app that hangs, a line a frame
+	Reloading                   // a reload begins
+	Replaced                    // a new process has taken the place of the one before; Restarts
+	Reloaded                    // a reload is over: Uptime is how long it took; Err and Result say why it failed
+	Scaled                      // Count is how many processes there are to be now
 	Signalled                   // a signal arrived
 	SignalSent                  // the app was sent a signal that was asked for; Text: why
 	Killed                      // the app did not end in time: SIGKILL
@@ -122,6 +130,7 @@ type Observer interface {
 
 // Snapshot is what is true of an app at one moment. It is immutable.
 type Snapshot struct {
+	Worker    int // the number of the process in its pool, from 0 on
 	State     State
 	PID       int       // of the run; 0 while down
 	StartedAt time.Time // of the run; zero while down

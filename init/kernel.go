@@ -2,6 +2,7 @@ package pid1
 
 import (
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -16,14 +17,13 @@ type Kernel struct {
 	First func() (*reaper.Process, error)
 
 	group *cgroup.Group // see Group
+	once  sync.Once
 }
 
 // Group is the control group of evermore and the app. It is looked for when it is
 // first asked for.
 func (k *Kernel) Group() *cgroup.Group {
-	if k.group == nil {
-		k.group = cgroup.Own("/")
-	}
+	k.once.Do(func() { k.group = cgroup.Own("/") })
 	return k.group
 }
 
@@ -44,6 +44,14 @@ func (k *Kernel) Usage(before *Usage) Usage {
 	u.Memory, _ = g.MemoryUsed()
 	u.Throttling, u.Throttles = g.Throttling()
 	return u
+}
+
+// Headroom is how much of its memory limit the group has left, in bytes.
+func (k *Kernel) Headroom() (left, limit int64, ok bool) {
+	g := k.Group()
+	limit, ok = g.MemoryLimit()
+	used, known := g.WorkingSet()
+	return max(limit-used, 0), limit, ok && known
 }
 
 // ownMemory is more than evermore ever has resident.

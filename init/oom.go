@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,13 +25,15 @@ type Usage struct {
 // took may be seen to die: its memory is given back first.
 const oomLate = 10 * time.Second
 
-// oomWatch is what is known of the out-of-memory killer. Nobody tells of its
-// kills: its counter is looked at when the app ends, an orphan was killed, zombies
-// are looked for or a probe asks.
+// oomWatch is what is known of the out-of-memory killer, by all workers of a pool.
+// Nobody tells of its kills: its counter is looked at when the app ends, an orphan
+// was killed, zombies are looked for or a probe asks.
 type oomWatch struct {
+	mu    sync.Mutex
 	known bool
 	kills uint64
-	at    time.Time // when the counter had last risen, and no death of the app was put down to it
+	at    time.Time // when the counter had last risen
+	left  int       // kills that no death of the app was put down to
 }
 
 // account takes note of what the control group has used when a run began, and has
@@ -38,8 +41,8 @@ type oomWatch struct {
 func (a *App) account() {
 	first := a.snap.Starts == 1
 	a.run.usage = a.procs.Usage(nil)
-	if !a.oom.known {
-		a.oom.kills, a.oom.known = a.procs.OOMKills()
+	if first {
+		a.lookForOOMKills(0)
 	}
 	if a.opts.Adopt == nil || !first {
 		a.procs.Sacrifice(a.run.process)
@@ -49,17 +52,43 @@ func (a *App) account() {
 	}
 }
 
-// lookForOOMKills looks how often the out-of-memory killer has struck since the
-// last look. pid is that of the app if it may have been hit; 0: it runs.
-func (a *App) lookForOOMKills(pid int) (struck bool) {
-	n, ok := a.procs.OOMKills()
-	if !ok || !a.oom.known || n <= a.oom.kills {
+// look tells how often the out-of-memory killer has struck since the last look.
+func (w *oomWatch) look(count func() (uint64, bool)) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, ok := count()
+	switch {
+	case !ok:
+		return 0
+	case !w.known:
+		w.kills, w.known = n, true
+		return 0
+	case n <= w.kills:
+		return 0
+	}
+	struck := int(n - w.kills)
+	w.kills, w.at, w.left = n, time.Now(), w.left+struck
+	return struck
+}
+
+// claim tells whether a kill after a moment is left to put a death down to.
+func (w *oomWatch) claim(after time.Time) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.left == 0 || time.Since(w.at) >= oomLate || w.at.Before(after) {
+		w.left = 0
 		return false
 	}
-	e := Event{Kind: OOMKilled, PID: pid, Count: int(n - a.oom.kills)}
-	a.oom.kills, a.oom.at = n, time.Now()
-	a.emit(e)
+	w.left--
 	return true
+}
+
+// lookForOOMKills looks how often the out-of-memory killer has struck since the
+// last look. pid is that of the app if it may have been hit; 0: it runs.
+func (a *App) lookForOOMKills(pid int) {
+	if n := a.oom.look(a.procs.OOMKills); n > 0 {
+		a.emit(Event{Kind: OOMKilled, PID: pid, Count: n})
+	}
 }
 
 // oomKilled tells whether the out-of-memory killer ended the run. A shell in
@@ -69,9 +98,6 @@ func (a *App) oomKilled(e reaper.Exit) bool {
 		a.lookForOOMKills(0)
 		return false
 	}
-	struck := a.lookForOOMKills(e.PID) || time.Since(a.oom.at) < oomLate && a.oom.at.After(a.run.started)
-	if struck {
-		a.oom.at = time.Time{}
-	}
-	return struck
+	a.lookForOOMKills(e.PID)
+	return a.oom.claim(a.run.started)
 }

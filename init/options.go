@@ -77,6 +77,14 @@ type Options struct {
 	// terminal on stdin.
 	Terminal bool
 
+	// Link, when not nil, is a line to the app's processes.
+	Link Link
+	// HangTimeout is how long the app's event loop may leave a ping of the Link
+	// unanswered before it is started anew. 0: for ever.
+	HangTimeout time.Duration
+	// HangStack has it found out first where it hangs.
+	HangStack bool
+
 	Ready Readiness
 	// LiveTimeout is how long the app may be neither ready nor in back-off
 	// before /livez fails. 0: for ever.
@@ -97,6 +105,10 @@ const (
 	ReadyNotify
 	// ReadyURL: an HTTP GET of URL answers 2xx or 3xx.
 	ReadyURL
+	// ReadyListening: the app listens, by what its Link tells.
+	ReadyListening
+	// ReadyMessage: the app says so by pm2's process.send("ready"), on its Link.
+	ReadyMessage
 )
 
 // Readiness is how the app's readiness is known.
@@ -105,17 +117,21 @@ type Readiness struct {
 	URL string // with ReadyURL
 }
 
-// ParseReadiness reads "uptime", "notify" or an http(s) URL.
+// ParseReadiness reads "uptime", "listening", "message", "notify" or an http(s) URL.
 func ParseReadiness(s string) (Readiness, error) {
 	switch s {
 	case "uptime":
 		return Readiness{By: ReadyUptime}, nil
 	case "notify":
 		return Readiness{By: ReadyNotify}, nil
+	case "listening":
+		return Readiness{By: ReadyListening}, nil
+	case "message":
+		return Readiness{By: ReadyMessage}, nil
 	}
 	u, err := url.Parse(s)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-		return Readiness{}, fmt.Errorf("cannot read %q as a readiness: use uptime, notify or a URL such as http://127.0.0.1:3000/health", s)
+		return Readiness{}, fmt.Errorf("cannot read %q as a readiness: use uptime, listening, message, notify or a URL such as http://127.0.0.1:3000/health", s)
 	}
 	return Readiness{By: ReadyURL, URL: s}, nil
 }
@@ -133,6 +149,9 @@ func (o *Options) Validate() error {
 	}
 	if o.LiveTimeout < 0 {
 		return errors.New("the live time-out is negative")
+	}
+	if o.HangTimeout < 0 {
+		return errors.New("the hang time-out is negative")
 	}
 	if o.Watchdog < 0 {
 		return errors.New("the watchdog time is negative")

@@ -29,9 +29,15 @@ func (a *App) awaitReady() {
 		a.ready.set(readyUptime)
 	case ReadyNotify:
 		a.snap.NotReady = "it has not said READY=1 yet"
+	case ReadyListening:
+		a.snap.NotReady = "it does not listen yet"
+	case ReadyMessage:
+		a.snap.NotReady = "it has not sent the message ready yet"
 	case ReadyURL:
 		a.snap.NotReady = a.opts.Ready.URL + " has not answered yet"
-		a.ready.set(probeFirst)
+		if a.opts.Link == nil { // else it is asked when it listens
+			a.ready.set(probeFirst)
+		}
 	}
 }
 

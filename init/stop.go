@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -43,7 +44,7 @@ func (a *App) signalled(r signals.Received) {
 			a.stopRequested(s, 0)
 			return
 		}
-		if a.run.process != nil && !a.stopping() && !a.drains(to) {
+		if a.run.process != nil && !a.stopping() && !a.drains(to) && a.opts.Link == nil {
 			e.SentAs = to
 		}
 		a.emit(e)
@@ -83,10 +84,11 @@ func (a *App) stopping() bool { return a.state == StateStopping }
 // stopRequested: somebody wants the end. received is the signal that said so,
 // send what the app is sent; 0: it has been told already.
 func (a *App) stopRequested(received, send syscall.Signal) {
+	reason := cmp.Or(a.retired, ReasonRequest)
 	switch a.state {
 	case StatePreparing, StateRunning:
 		a.final = true
-		a.because, a.cause = ReasonRequest, ""
+		a.because, a.cause = reason, ""
 		a.endRun(received, send)
 	case StateStopping:
 		if !a.final && !a.snap.UnkillableSince.IsZero() {
@@ -100,7 +102,9 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 		}
 	case StateClearing:
 		a.final = true
-		a.because = ReasonRequest
+		if a.retired == "" {
+			a.because = reason
+		}
 		a.emit(Event{Kind: Stopping, Signal: received})
 	case StateBackoff:
 		a.final = true
@@ -126,6 +130,7 @@ func (a *App) endRun(received, send syscall.Signal) {
 	}
 	a.ready.stop()
 	a.watchdog.stop()
+	a.hang.stop()
 	a.unlimit()
 	if a.run.told = send; send == 0 {
 		a.run.told = received // by the terminal
@@ -144,22 +149,32 @@ func (a *App) endRun(received, send syscall.Signal) {
 	}
 	a.unready("it is being ended")
 	a.emit(e)
-	a.tellToEnd(send)
+	if !a.finish(send) {
+		a.tellToEnd(send)
+	}
 }
 
 // drains tells whether the run goes on for a while before it is sent the signal
 // that is to end it.
 func (a *App) drains(send syscall.Signal) bool {
-	return a.opts.DrainWait > 0 && !a.run.before && send != 0 && send != syscall.SIGKILL
+	return a.opts.DrainWait > 0 && a.retired == "" && !a.run.before && send != 0 && send != syscall.SIGKILL
 }
 
 // drainElapsed: the app has gone on for long enough.
 func (a *App) drainElapsed() {
-	if a.state == StateStopping && a.run.process != nil && a.draining != 0 {
+	if a.state != StateStopping || a.run.process == nil {
+		return
+	}
+	switch {
+	case a.draining != 0:
 		send := a.draining
 		a.draining = 0
-		a.emit(Event{Kind: Drained, PID: a.run.process.PID(), SentAs: send})
-		a.tellToEnd(send)
+		if !a.finish(send) {
+			a.emit(Event{Kind: Drained, PID: a.run.process.PID(), SentAs: send})
+			a.tellToEnd(send)
+		}
+	case a.finishing != 0:
+		a.finished()
 	}
 }
 
@@ -171,8 +186,12 @@ func (a *App) tellToEnd(send syscall.Signal) {
 		a.wakeUp()
 		a.wake.set(firstWake)
 	}
-	if a.opts.KillTimeout > 0 {
+	switch {
+	case a.opts.KillTimeout == 0:
+	case a.run.killBy.IsZero():
 		a.kill.set(a.opts.KillTimeout)
+	default:
+		a.kill.set(max(time.Until(a.run.killBy), 0))
 	}
 }
 
@@ -216,7 +235,8 @@ func (a *App) killNow() {
 	if a.run.process == nil || !a.snap.UnkillableSince.IsZero() {
 		return
 	}
-	a.draining = 0
+	a.draining, a.finishing = 0, 0
+	a.drain.stop()
 	a.emit(Event{Kind: Killed, PID: a.run.process.PID(), Signal: syscall.SIGKILL})
 	a.sentBy(syscall.SIGKILL, Sender{By: ByEvermore})
 	a.snap.UnkillableSince = time.Now()

@@ -99,17 +99,28 @@ func descendants(of int) map[int]stat {
 
 // Below tells whether the process is a descendant of the other one.
 func Below(pid, of int) bool {
+	st, err := readStat(pid)
+	if err != nil {
+		return false
+	}
+	_, below := Ancestor(st.ppid, func(pid int) bool { return pid == of })
+	return below
+}
+
+// Ancestor gives the process that is wanted: that of the pid, or else the nearest
+// one above it.
+func Ancestor(pid int, wanted func(pid int) bool) (ancestor int, ok bool) {
 	for n := 0; pid > 0 && n < 1024; n++ {
+		if wanted(pid) {
+			return pid, true
+		}
 		st, err := readStat(pid)
 		if err != nil {
-			return false
-		}
-		if st.ppid == of {
-			return true
+			return 0, false
 		}
 		pid = st.ppid
 	}
-	return false
+	return 0, false
 }
 
 // hasEnv tells whether the environment that the process was executed with holds
