@@ -345,6 +345,10 @@ func (a *App) Snapshot() *Snapshot {
 	return &s
 }
 
+// Snapshots gives what Snapshot does, of each process that does the same work: of
+// one.
+func (a *App) Snapshots() []*Snapshot { return []*Snapshot{a.Snapshot()} }
+
 // Recall tells of restarts that earlier supervisors of the app have made: how long
 // ago each was, oldest first. Policy.MaxRestarts counts them, too.
 func (a *App) Recall(ago []time.Duration) {

@@ -328,6 +328,17 @@ func (l *Pool) failReload(err error) {
 	l.reload, l.next = nil, nil
 }
 
+// Reload starts the app anew, as Restart does: what one App supervises is ended
+// before the next can begin.
+func (a *App) Reload(ctx context.Context, text string) error {
+	return a.Restart(ctx, ReasonReload, text)
+}
+
+// Scale is refused: an App is one process.
+func (a *App) Scale(context.Context, int) error {
+	return errors.New("it is one process that shares nothing: start it with -i N to have several")
+}
+
 // promote: the process takes the place of another one.
 func (a *App) promote(p promotion) {
 	a.snap.Starts += p.starts
