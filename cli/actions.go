@@ -82,6 +82,8 @@ func actions() []action {
 		{name: "stopbypid", args: "PID", help: "stop by a pid: deprecated by forever", run: (*settings).stopByPIDAction, targets: true},
 		{name: "restart", args: "TARGET...", help: "restart apps", run: (*settings).restartAction, targets: true},
 		{name: "restartall", help: "restart all apps", run: (*settings).restartAllAction},
+		{name: "reload", args: "[TARGET...]", help: "replace the processes of apps: new before old where their ports are held", run: (*settings).reloadAction, targets: true},
+		{name: "scale", args: "[TARGET...] N", help: "have N processes of an app that was started with --hold or -i", run: (*settings).scaleAction, targets: true},
 		{name: "list", help: "show all apps", run: (*settings).listAction, options: []string{"json"}},
 		{name: "logs", args: "[TARGET...]", help: "show the logs of apps, or which there are", run: (*settings).logsAction, targets: true, options: []string{"number", "fifo", "out", "err"}},
 		{name: "adopt", args: "[TARGET...]", help: "give apps whose supervisor was killed a new one, without interrupting them", run: (*settings).adoptAction, targets: true},

@@ -134,6 +134,20 @@ func (a *app) pid() int {
 	return 0
 }
 
+// livePIDs are all processes of the app that run.
+func (a *app) livePIDs() []int {
+	if a.state == nil || len(a.state.Workers) == 0 {
+		return slices.DeleteFunc([]int{a.livePID()}, func(pid int) bool { return pid == 0 })
+	}
+	var pids []int
+	for _, w := range a.state.Workers {
+		if w.PID != 0 {
+			pids = append(pids, w.PID)
+		}
+	}
+	return pids
+}
+
 // livePID is the app's process while it runs; 0: it does not.
 func (a *app) livePID() int {
 	switch {
@@ -187,7 +201,9 @@ func find(all []*app, target string) []*app {
 		func(_ int, a *app) bool { return a.ID != "" && a.ID == target },
 		func(i int, _ *app) bool { return notNumber == nil && i == index },
 		func(_ int, a *app) bool { return a.UID == target },
-		func(_ int, a *app) bool { return notNumber == nil && a.pid() == index },
+		func(_ int, a *app) bool {
+			return notNumber == nil && (a.pid() == index || slices.Contains(a.livePIDs(), index))
+		},
 		func(_ int, a *app) bool { return notNumber == nil && a.PID == index },
 		func(_ int, a *app) bool { return a.Script != "" && a.Script == target },
 	} {
@@ -256,7 +272,7 @@ func among(all []*app, targets []string) (chosen []*app, missing []string) {
 
 // columnNames are those that list knows.
 func columnNames() []string {
-	return []string{"uid", "id", "command", "script", "forever", "pid", "logfile", "dir", "uptime", "cpu", "memory", "restarts", "ready"}
+	return []string{"uid", "id", "command", "script", "forever", "pid", "logfile", "dir", "uptime", "cpu", "memory", "restarts", "ready", "instances"}
 }
 
 // columnOf gives the cell of a column.
@@ -304,8 +320,28 @@ func (a *app) columnOf(name string) cell {
 			return cell{"yes", "32"}
 		}
 		return cell{"no", "31"}
+	case "instances":
+		return a.instances()
 	}
 	return cell{"MISSING", "37"}
+}
+
+// instances is how many of the app's processes are ready, and how many there are.
+func (a *app) instances() cell {
+	if a.state == nil {
+		return cell{"-", "37"}
+	}
+	ready, all := 0, len(a.state.Workers)
+	for _, w := range a.state.Workers {
+		if w.Ready {
+			ready++
+		}
+	}
+	color := "32"
+	if ready < all {
+		color = "31"
+	}
+	return cell{fmt.Sprintf("%d/%d", ready, all), color}
 }
 
 func number(n int64) string {
@@ -352,17 +388,24 @@ func gridOf(list []*app, columns []string) *grid {
 	return g
 }
 
-// use is what the app takes, or took when it was looked at; nil: nobody knows.
+// use is what the app's processes take, or took when they were looked at; nil:
+// nobody knows.
 func (a *app) use() *use {
 	if a.used == nil {
-		if u, ok := useOf(a.livePID()); ok {
-			a.used = &u
+		for _, pid := range a.livePIDs() {
+			if u, ok := useOf(pid); ok {
+				if a.used == nil {
+					a.used = &use{}
+				}
+				a.used.cpu += u.cpu
+				a.used.memory += u.memory
+			}
 		}
 	}
 	return a.used
 }
 
-// use is what a process takes.
+// use is what processes take.
 type use struct {
 	cpu    float64 // percent of one processor, over its life
 	memory int64   // resident, in bytes
@@ -373,9 +416,6 @@ const clockTick = 100
 
 // useOf reads what a process takes from /proc.
 func useOf(pid int) (use, bool) {
-	if pid == 0 {
-		return use{}, false
-	}
 	stat, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	up, errUp := os.ReadFile("/proc/uptime")
 	if err != nil || errUp != nil {
@@ -440,6 +480,7 @@ type listed struct {
 	NotReady    string            `json:"not_ready,omitempty"`
 	Restarts    int               `json:"restarts"`
 	Spinning    bool              `json:"spinning"`
+	Workers     []control.Worker  `json:"workers,omitempty"`
 	LastExit    *control.LastExit `json:"last_exit,omitempty"`
 	Ended       *control.Ended    `json:"ended,omitempty"`
 	CPUPercent  *float64          `json:"cpu_percent,omitempty"`
@@ -455,6 +496,7 @@ func jsonOf(list []*app) []listed {
 		case a.state != nil:
 			l.State, l.StartedAt, l.Ready, l.NotReady = a.state.State, a.state.StartedAt, a.state.Ready, a.state.NotReady
 			l.Restarts, l.Spinning, l.LastExit = a.state.Restarts, a.state.Spinning, a.state.LastExit
+			l.Workers = a.state.Workers
 		case a.Status == control.Running:
 			l.Status = "unresponsive"
 		case a.Status == control.Unsupervised:

@@ -159,13 +159,17 @@ func (s supervisor) State() control.State {
 		App: s.appRecord(), HTTP: s.address, Version: v, Supervisor: os.Getpid(),
 		State: string(snap.State), PID: snap.PID, LastPID: snap.LastPID, LastStartedAt: snap.LastStartedAt,
 		Ready: snap.Ready, NotReady: snap.NotReady, Restarts: snap.Restarts, Spinning: snap.Spinning,
-		BackoffMS: snap.Backoff.Milliseconds(),
+		BackoffMS: snap.Backoff.Milliseconds(), Workers: []control.Worker{},
 	}
 	if o := s.settings.app; o.KillTimeout > 0 {
 		st.KillTimeoutMS = (o.DrainWait + o.KillTimeout).Milliseconds()
 	}
-	if !snap.StartedAt.IsZero() {
-		st.StartedAt = &snap.StartedAt
+	st.StartedAt = when(snap.StartedAt)
+	for _, w := range s.app.Snapshots() {
+		st.Workers = append(st.Workers, control.Worker{
+			Worker: w.Worker, State: string(w.State), PID: w.PID, StartedAt: when(w.StartedAt),
+			Ready: w.Ready, NotReady: w.NotReady, Restarts: w.Restarts,
+		})
 	}
 	if snap.RestartsRemaining >= 0 {
 		st.RestartsRemaining = &snap.RestartsRemaining
@@ -183,6 +187,14 @@ func (s supervisor) State() control.State {
 	return st
 }
 
+// when is a moment that may not have come: nil then.
+func when(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
 func (s supervisor) Recipe() control.Recipe {
 	s.trimmer.Rest()
 	return s.made
@@ -196,6 +208,10 @@ func (s supervisor) Deaths() control.Deaths {
 func (s supervisor) Restart(ctx context.Context) error {
 	return s.app.Restart(ctx, pid1.ReasonRequest, "it was asked to")
 }
+
+func (s supervisor) Reload(ctx context.Context) error { return s.app.Reload(ctx, "it was asked to") }
+
+func (s supervisor) Scale(ctx context.Context, n int) error { return s.app.Scale(ctx, n) }
 
 func (s supervisor) Stop(ctx context.Context, by syscall.Signal) error { return s.app.Stop(ctx, by) }
 

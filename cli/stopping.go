@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -98,6 +99,50 @@ func (s *settings) restartAction(targets []string) (int, error) {
 	if restarted := s.each(chosen, "restart", &code, s.restart); len(restarted) > 0 {
 		s.tell(levelInfo, capital(s.program)+" restarted process(es):")
 		s.tell(levelData, s.tableOf(restarted))
+	}
+	return code, nil
+}
+
+// reloadAction replaces the processes of apps. Those whose reload was refused or
+// rolled back go on as they were, and the exit code is 1.
+func (s *settings) reloadAction(targets []string) (int, error) {
+	return s.toChosen("reload", "reloaded", targets, s.reload)
+}
+
+// scaleAction says how many processes apps are to have.
+func (s *settings) scaleAction(args []string) (int, error) {
+	if len(args) == 0 {
+		return 0, usage("scale takes a target and a number of processes: %s scale web 4", s.program)
+	}
+	last := len(args) - 1
+	n, err := strconv.Atoi(args[last])
+	if err != nil || n < 1 || n > control.MaxInstances {
+		return 0, usage("cannot read %q as a number of processes: use 1 to %d", args[last], control.MaxInstances)
+	}
+	return s.toChosen("scale", "scaled", args[:last], func(a *app) error {
+		if a.state == nil {
+			return s.noAnswer(a)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), restartMargin)
+		defer cancel()
+		return a.Scale(ctx, n)
+	})
+}
+
+// toChosen does something to the apps that the targets mean.
+func (s *settings) toChosen(what, done string, targets []string, do func(*app) error) (int, error) {
+	chosen, missing, err := s.choose(targets, what)
+	if err != nil {
+		return 0, err
+	}
+	code := 0
+	for _, t := range missing {
+		s.tell(levelError, capital(s.program)+" cannot find process with id: "+t)
+		code = 1
+	}
+	if list := s.each(chosen, what, &code, do); len(list) > 0 {
+		s.tell(levelInfo, capital(s.program)+" "+done+" process(es):")
+		s.tell(levelData, s.tableOf(list))
 	}
 	return code, nil
 }
@@ -206,8 +251,36 @@ func (a *app) stopTime() time.Duration {
 	return timeout + stopMargin
 }
 
+// reloadTime is how long a reload may take when another one has just begun: in
+// each, every process is replaced in turn.
+func (a *app) reloadTime() time.Duration {
+	ready := time.Duration(a.state.ReadyTimeoutMS) * time.Millisecond
+	return 2 * time.Duration(max(len(a.state.Workers), 1)) * (ready + a.stopTime() + restartMargin)
+}
+
 // restart starts an app anew.
 func (s *settings) restart(a *app) error {
+	return s.renew(a, func(a *app) error {
+		ctx, cancel := context.WithTimeout(context.Background(), a.stopTime()+restartMargin)
+		defer cancel()
+		_, err := a.Restart(ctx)
+		return err
+	})
+}
+
+// reload replaces the processes of an app.
+func (s *settings) reload(a *app) error {
+	return s.renew(a, func(a *app) error {
+		ctx, cancel := context.WithTimeout(context.Background(), a.reloadTime())
+		defer cancel()
+		_, err := a.Reload(ctx)
+		return err
+	})
+}
+
+// renew has the supervisor of an app do something after which its processes are
+// new. One that has no supervisor gets it, or is started.
+func (s *settings) renew(a *app, do func(*app) error) error {
 	switch {
 	case a.Status == control.Stopped:
 		return s.startAgain(a)
@@ -224,9 +297,7 @@ func (s *settings) restart(a *app) error {
 	if err == nil {
 		defer unix.Close(pidfd)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), a.stopTime()+restartMargin)
-	defer cancel()
-	if _, err := a.Restart(ctx); err != nil {
+	if err := do(a); err != nil {
 		if f := new(control.Failed); errors.As(err, &f) && f.Why == pid1.ErrEnding.Error() {
 			// Unless somebody stops it, it is giving up.
 			awaitEnd(pidfd, stopMargin)
@@ -249,6 +320,14 @@ func (s *settings) remembered(a *app) *app {
 		}
 	}
 	return nil
+}
+
+// noAnswer is why nothing can be done about an app whose supervisor says nothing.
+func (s *settings) noAnswer(a *app) error {
+	if a.Status == control.Running {
+		return s.unanswered(a)
+	}
+	return s.alone(a)
 }
 
 // alone is why nobody answers for an app.
@@ -377,10 +456,7 @@ func (s *settings) signalAction(args []string) (int, error) {
 	}
 	s.each(chosen, "signal", &code, func(a *app) error {
 		if a.state == nil {
-			if a.Status == control.Running {
-				return s.unanswered(a)
-			}
-			return s.alone(a)
+			return s.noAnswer(a)
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), restartMargin)
 		defer cancel()

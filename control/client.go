@@ -143,6 +143,19 @@ func (r *Record) Restart(ctx context.Context) (pid int, err error) {
 	return a.PID, err
 }
 
+// Reload replaces each process by a new one. A *Failed says why that was not done;
+// those that had not been replaced then go on.
+func (r *Record) Reload(ctx context.Context) ([]Worker, error) {
+	var a ReloadAnswer
+	err := r.Call(ctx, http.MethodPost, "/v1/reload", nil, &a)
+	return a.Workers, err
+}
+
+// Scale makes n the number of processes. It does not wait for their starts or ends.
+func (r *Record) Scale(ctx context.Context, n int) error {
+	return r.Call(ctx, http.MethodPost, "/v1/scale", ScaleRequest{n}, nil)
+}
+
 // Stop ends the app and its supervisor; it returns the supervisor's exit code
 // when nothing of the app is left.
 func (r *Record) Stop(ctx context.Context, q StopRequest) (code int, err error) {

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// The endpoints, the fields of the state and the bounds that docs/control.md
+// The endpoints, the fields of the answers and the bounds that docs/control.md
 // tells are those that there are.
 func TestDocumentation(t *testing.T) {
 	text, err := os.ReadFile("../docs/control.md")
@@ -35,28 +35,37 @@ func TestDocumentation(t *testing.T) {
 	}
 
 	fields := regexp.MustCompile("`([a-z_]+)`")
-	var documented []string
-	section, _, _ := strings.Cut(doc[strings.Index(doc, "| field | |"):], "\n\n")
-	for row := range strings.Lines(section) {
-		if cells := strings.Split(row, "|"); len(cells) > 1 {
-			for _, m := range fields.FindAllStringSubmatch(cells[1], -1) {
-				documented = append(documented, m[1])
+	for head, of := range map[string]reflect.Type{
+		"| field | |": reflect.TypeFor[State](), "| in a worker | |": reflect.TypeFor[Worker](),
+		"| in a death | |": reflect.TypeFor[Death](),
+	} {
+		_, section, found := strings.Cut(doc, head)
+		if !found {
+			t.Fatalf("there is no %s", head)
+		}
+		section, _, _ = strings.Cut(section, "\n\n")
+		var documented []string
+		for row := range strings.Lines(section) {
+			if cells := strings.Split(row, "|"); len(cells) > 1 {
+				for _, m := range fields.FindAllStringSubmatch(cells[1], -1) {
+					documented = append(documented, m[1])
+				}
 			}
 		}
-	}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[State]()) {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		if f.Anonymous {
-			continue
+		for _, f := range reflect.VisibleFields(of) {
+			name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+			if f.Anonymous {
+				continue
+			}
+			if i := slices.Index(documented, name); i >= 0 {
+				documented = slices.Delete(documented, i, i+1)
+			} else {
+				t.Errorf("field %s of %s is not documented", name, of)
+			}
 		}
-		if i := slices.Index(documented, name); i >= 0 {
-			documented = slices.Delete(documented, i, i+1)
-		} else {
-			t.Errorf("field %s of the state is not documented", name)
+		if len(documented) > 0 {
+			t.Errorf("there are no such fields of %s: %q", of, documented)
 		}
-	}
-	if len(documented) > 0 {
-		t.Errorf("there are no such fields: %q", documented)
 	}
 
 	for _, bound := range []string{strconv.Itoa(maxConns) + " are served", strconv.Itoa(maxLasting) + ":", "more than " + strconv.Itoa(eventBuffer), strconv.Itoa(maxBody>>10) + " KiB"} {

@@ -37,12 +37,19 @@ const (
 	eventBuffer = 1024
 )
 
+// MaxInstances bounds how many processes may be asked for.
+const MaxInstances = 128
+
 // Supervisor is what the server asks and commands.
 type Supervisor interface {
 	State() State
 	Recipe() Recipe
 	Deaths() Deaths
 	Restart(context.Context) error
+	// Reload returns when all processes are new ones, or with why they are not.
+	Reload(context.Context) error
+	// Scale makes n, at least 1, the number of processes.
+	Scale(ctx context.Context, n int) error
 	// Stop returns when the app has ended.
 	Stop(context.Context, syscall.Signal) error
 	Signal(context.Context, syscall.Signal) error
@@ -60,6 +67,8 @@ type Supervisor interface {
 //	GET  /v1/logs?stream=log|out|err&n=100&follow=true
 //	POST /v1/stop     {"signal": "INT"}   StopAnswer, when nothing of the app is left
 //	POST /v1/restart                      RestartAnswer, when the app runs again
+//	POST /v1/reload                       ReloadAnswer, when all processes are new
+//	POST /v1/scale    {"instances": 4}    processes from now on
 //	POST /v1/signal   {"signal": "USR2"}  sends it to the app
 //
 // Bodies may be empty where every field is optional. An answer that is no success
@@ -98,6 +107,8 @@ func (s *Server) endpoints() []endpoint {
 		{"GET", "/v1/logs", s.atLength(s.logs)},
 		{"POST", "/v1/stop", s.stop},
 		{"POST", "/v1/restart", s.atLength(s.restart)},
+		{"POST", "/v1/reload", s.atLength(s.reload)},
+		{"POST", "/v1/scale", s.scale},
 		{"POST", "/v1/signal", s.signal},
 	}
 }
@@ -201,7 +212,7 @@ func (s *Server) atLength(serve http.HandlerFunc) http.HandlerFunc {
 			defer func() { <-s.lasting }()
 			serve(w, r)
 		default:
-			fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d requests for events, logs and restarts are served already: end one of them", maxLasting))
+			fail(w, http.StatusServiceUnavailable, fmt.Errorf("%d requests for events, logs, restarts and reloads are served already: end one of them", maxLasting))
 		}
 	}
 }
@@ -327,6 +338,33 @@ func (s *Server) restart(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, RestartAnswer{PID: s.supervisor.State().LastPID})
+}
+
+func (s *Server) reload(w http.ResponseWriter, r *http.Request) {
+	if !body(w, r, &struct{}{}) {
+		return
+	}
+	if err := s.supervisor.Reload(r.Context()); err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	reply(w, ReloadAnswer{Workers: s.supervisor.State().Workers})
+}
+
+func (s *Server) scale(w http.ResponseWriter, r *http.Request) {
+	var q ScaleRequest
+	if !body(w, r, &q) {
+		return
+	}
+	if q.Instances < 1 || q.Instances > MaxInstances {
+		fail(w, http.StatusBadRequest, fmt.Errorf("instances is %d: use 1 to %d", q.Instances, MaxInstances))
+		return
+	}
+	if err := s.supervisor.Scale(r.Context(), q.Instances); err != nil {
+		fail(w, http.StatusConflict, err)
+		return
+	}
+	reply(w, struct{}{})
 }
 
 func (s *Server) signal(w http.ResponseWriter, r *http.Request) {

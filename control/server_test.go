@@ -35,7 +35,10 @@ type fake struct {
 func newFake() *fake {
 	return &fake{
 		asked: make(chan string, 1000), outcome: make(chan error), gone: make(chan error, 1000),
-		state: State{App: App{UID: "web", Args: []string{}}, State: "running", PID: 7, LastPID: 7, Ready: true},
+		state: State{
+			App: App{UID: "web", Args: []string{}}, State: "running", PID: 7, LastPID: 7, Ready: true,
+			Workers: []Worker{{State: "running", PID: 7, Ready: true}, {Worker: 1, State: "backoff", NotReady: "it waits"}},
+		},
 	}
 }
 
@@ -70,6 +73,19 @@ func (f *fake) last(ctx context.Context) error {
 func (f *fake) Restart(ctx context.Context) error {
 	f.asked <- "restart"
 	return f.last(ctx)
+}
+
+func (f *fake) Reload(ctx context.Context) error {
+	f.asked <- "reload"
+	return f.last(ctx)
+}
+
+func (f *fake) Scale(_ context.Context, n int) error {
+	f.asked <- fmt.Sprintf("scale %d", n)
+	if n == 99 {
+		return errors.New("a reload is under way")
+	}
+	return nil
 }
 
 func (f *fake) Stop(ctx context.Context, by syscall.Signal) error {
@@ -182,6 +198,12 @@ func TestAPI(t *testing.T) {
 	if pid, err := r.Restart(ctx); err != nil || pid != 7 || <-f.asked != "restart" {
 		t.Errorf("restart %d, %v", pid, err)
 	}
+	if workers, err := r.Reload(ctx); err != nil || len(workers) != 2 || workers[1].NotReady != "it waits" || <-f.asked != "reload" {
+		t.Errorf("reload %+v, %v", workers, err)
+	}
+	if err := r.Scale(ctx, 4); err != nil || <-f.asked != "scale 4" {
+		t.Errorf("scale %v", err)
+	}
 	if err := r.Signal(ctx, "usr2"); err != nil || <-f.asked != "signal 12" {
 		t.Errorf("signal %v", err)
 	}
@@ -247,6 +269,10 @@ func TestRefusals(t *testing.T) {
 		{post("/v1/stop", `{"signal":"NOPE"}`), 400, `unknown signal "NOPE"`},
 		{post("/v1/stop", `{"signal":"0"}`), 400, `unknown signal "0"`},
 		{post("/v1/restart", `{"signal":"TERM"}`), 400, `cannot read the request: json: unknown field "signal"`},
+		{post("/v1/reload", `{"text":"x"}`), 400, `cannot read the request: json: unknown field "text"`},
+		{post("/v1/scale", ""), 400, "instances is 0: use 1 to 128"},
+		{post("/v1/scale", `{"instances":129}`), 400, "instances is 129: use 1 to 128"},
+		{post("/v1/scale", `{"instances":99}`), 409, "a reload is under way"},
 		{post("/v1/signal", ""), 400, `unknown signal ""`},
 		{post("/v1/signal", `{"signal":"HUP"}`), 409, "the app is not running"},
 		{post("/v1/signal", strings.Repeat(" ", maxBody+1)), 413, "cannot read the request: http: request body too large"},
@@ -316,6 +342,31 @@ func TestSlowRequests(t *testing.T) {
 	}
 }
 
+// A reload is answered when it is over, and its failure says why.
+func TestReloadIsAnsweredAtItsEnd(t *testing.T) {
+	f := newFake()
+	f.lasting = true
+	r, _ := serve(t, f)
+	answered := make(chan error, 1)
+	go func() {
+		_, err := r.Reload(inTime(t))
+		answered <- err
+	}()
+	if got := <-f.asked; got != "reload" {
+		t.Errorf("asked %q", got)
+	}
+	select {
+	case err := <-answered:
+		t.Fatalf("it was answered before its end: %v", err)
+	default:
+	}
+	f.outcome <- errors.New("rolled back: the new process ended")
+	var refused *Failed
+	if err := <-answered; !errors.As(err, &refused) || refused.Status != http.StatusConflict || refused.Why != "rolled back: the new process ended" {
+		t.Errorf("got %v", err)
+	}
+}
+
 // Readers and waiters, however many, keep out nobody who commands.
 func TestManyReaders(t *testing.T) {
 	f := newFake()
@@ -325,6 +376,7 @@ func TestManyReaders(t *testing.T) {
 		"GET /v1/events HTTP/1.1\r\nHost: x\r\n\r\n",
 		"GET /v1/logs?follow=true HTTP/1.1\r\nHost: x\r\n\r\n",
 		"POST /v1/restart HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST /v1/reload HTTP/1.1\r\nHost: x\r\n\r\n",
 		// With a body that nobody asked for.
 		"GET /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}",
 	}

@@ -24,9 +24,27 @@ type State struct {
 	// RestartsRemaining is absent without a limit.
 	RestartsRemaining *int      `json:"restarts_remaining,omitempty"`
 	LastExit          *LastExit `json:"last_exit,omitempty"`
+	// Workers are the processes that serve, by their numbers: one, or with -i
+	// several. What stands above is then that of the first one that is ready, or of
+	// the first one; of restarts, the sum.
+	Workers []Worker `json:"workers"`
 	// KillTimeoutMS is how long a stop may take before SIGKILL, a drain included;
 	// 0: for ever.
 	KillTimeoutMS int64 `json:"kill_timeout_ms"`
+	// ReadyTimeoutMS is how long a reload waits for each new process to be ready;
+	// absent where it ends the old one first and does not wait.
+	ReadyTimeoutMS int64 `json:"ready_timeout_ms,omitempty"`
+}
+
+// Worker is one of the processes of an app.
+type Worker struct {
+	Worker    int        `json:"worker"` // its number, from 0 on
+	State     string     `json:"state"`
+	PID       int        `json:"pid,omitempty"`
+	StartedAt *time.Time `json:"started_at,omitempty"` // absent while it is down
+	Ready     bool       `json:"ready"`
+	NotReady  string     `json:"not_ready,omitempty"`
+	Restarts  int        `json:"restarts"`
 }
 
 // LastExit is how the last run ended.
@@ -51,6 +69,16 @@ type StopAnswer struct {
 // RestartAnswer is the answer to POST /v1/restart, once the app runs again.
 type RestartAnswer struct {
 	PID int `json:"pid"`
+}
+
+// ReloadAnswer is the answer to POST /v1/reload, once all processes are new.
+type ReloadAnswer struct {
+	Workers []Worker `json:"workers"`
+}
+
+// ScaleRequest is the body of POST /v1/scale.
+type ScaleRequest struct {
+	Instances int `json:"instances"`
 }
 
 // SignalRequest is the body of POST /v1/signal.

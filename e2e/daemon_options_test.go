@@ -158,10 +158,10 @@ func TestConfig(t *testing.T) {
 	h.ok("evermore", "clear", "minUptime")
 	expect("min-uptime", "1s", "default")
 
-	h.ok("evermore", "columns", "set", "uid", "cpu", "memory", "restarts", "ready")
+	h.ok("evermore", "columns", "set", "uid", "cpu", "memory", "restarts", "ready", "instances")
 	h.ok("evermore", "start", "--uid", "columned", "-c", "sh", "a.sh")
 	h.awaitLog("columned", "up")
-	if out := h.ok("evermore", "list"); !regexp.MustCompile(`uid +cpu +memory +restarts +ready *\ndata: +\[0\] columned +\d+\.\d% +\d+\.\dMB +0 +(yes|no)`).MatchString(out) {
+	if out := h.ok("evermore", "list"); !regexp.MustCompile(`uid +cpu +memory +restarts +ready +instances *\ndata: +\[0\] columned +\d+\.\d% +\d+\.\dMB +0 +(yes +1/1|no +0/1)`).MatchString(out) {
 		t.Errorf("list:\n%s", out)
 	}
 	h.fails(1, "Unknown column: bogus", "evermore", "columns", "add", "bogus")

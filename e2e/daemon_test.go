@@ -151,7 +151,10 @@ type row struct {
 	State      string `json:"state"`
 	PID        int    `json:"pid"`
 	Restarts   int    `json:"restarts"`
-	LastExit   *struct {
+	Workers    []struct {
+		PID int `json:"pid"`
+	} `json:"workers"`
+	LastExit *struct {
 		Reason string `json:"reason"`
 		Code   *int   `json:"code"`
 		Signal string `json:"signal"`
@@ -381,6 +384,19 @@ func TestDaemonStart(t *testing.T) {
 		}
 		a = b
 	}
+	// An app that shares no port has one process, which ends before the next begins.
+	if out := h.ok("evermore", "reload"); !strings.Contains(out, "Evermore reloaded process(es):") || !strings.Contains(out, " a ") {
+		t.Errorf("reload says:\n%s", out)
+	}
+	if b := h.app("a"); b.PID == a.PID || b.Supervisor != a.Supervisor || b.Restarts != a.Restarts+1 || len(b.Workers) != 1 || b.Workers[0].PID != b.PID {
+		t.Errorf("reload: %+v after %+v", b, a)
+	}
+	h.fails(1, "cannot scale a: .*-i N to have several", "evermore", "scale", "a", "2")
+	for _, n := range []string{"0", "x", "1000"} {
+		h.fails(2, `cannot read "`+n+`" as a number of processes: use 1 to 128`, "evermore", "scale", "a", n)
+	}
+	h.fails(2, "scale takes a target and a number of processes", "evermore", "scale")
+	h.fails(1, "cannot find process with id: nobody", "evermore", "reload", "nobody")
 	h.ok("evermore", "stop", "a")
 	h.isEmpty()
 	if exists(h.path("a.pid")) {

@@ -152,6 +152,18 @@ func (r *reload) answer(err error) {
 	}
 }
 
+// failure is what those who asked for the reload are told; nil: it is done.
+func (r *reload) failure() error {
+	switch r.result {
+	case ReloadRolledBack:
+		return fmt.Errorf("rolled back: %w", r.err)
+	case ReloadRefused:
+		return fmt.Errorf("refused: %w", r.err)
+	default:
+		return r.err
+	}
+}
+
 func (l *Pool) beginReload(r *reload) {
 	l.reload = r
 	r.began, r.result = time.Now(), ReloadOK
@@ -311,7 +323,7 @@ func (l *Pool) endReload() {
 	l.reload = nil
 	l.readyBy.stop()
 	l.emit(Event{Kind: Reloaded, Result: r.result, Uptime: time.Since(r.began), Text: r.text, Err: r.err})
-	r.answer(r.err)
+	r.answer(r.failure())
 	if next := l.next; next != nil {
 		l.next = nil
 		l.reloadRequested(next)
