@@ -139,7 +139,7 @@ func (e *register) answer(code int) {
 // publish gives an event to those who read events.
 func (r *running) publish(e pid1.Event) {
 	if s := r.events.Load(); s != nil {
-		s.Publish(func() []byte { return logs.EventJSON(capital(r.program), e) })
+		s.Publish(func() []byte { return r.lines.JSON(e) })
 	}
 }
 

@@ -224,6 +224,7 @@ func (r *running) open(o *pid1.Options) error {
 	r.queue = logs.NewQueue(2, output.Log())
 	r.lines = logs.NewLines(r.queue, logs.LinesOptions{
 		Forever: r.program == "forever", JSON: r.logFormat == "json", Timestamps: r.timestamps, Color: r.coloured(2), Verbose: r.verbose, Debug: r.debug,
+		Workers: r.isGiven("instances"),
 	})
 	close(ready)
 	return nil

@@ -34,6 +34,10 @@ type LinesOptions struct {
 	// Timestamps puts the time before a console line, as forever 3.0.4 did:
 	// "2026-11-23T01:36:00.385Z - ".
 	Timestamps bool
+	// Workers names the process that a line is about, of several: by the field
+	// worker, or behind a console line. Without it only those with a number above 0
+	// are named.
+	Workers bool
 }
 
 // level is the least level that is written.
@@ -69,21 +73,27 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 //	  after code 0, or as asked*   info       error
 //	spawn_failed, gave_up          error      error
 //	  with code 0                  info       error
+//	reloaded, but with result ok   error      error
 //	killed, leftovers_stuck,       warn       warn
 //	  zombie_found, warned,
+//	  hung_at,
 //	  oom_killed (of others)
 //	backing_off, stopping,         info       -
-//	  signalled, noted,
-//	  leftovers_ending
+//	  drained, signalled,
+//	  signal_sent, noted,
+//	  leftovers_ending, reloading,
+//	  replaced, reloaded, scaled
 //	preparing, started, ready,     debug: -v
-//	  unready, orphan_reaped,
-//	  status_told, stopped,
+//	  unready, draining,
+//	  orphan_reaped, status_told,
+//	  stopped,
 //	  oom_killed (of the app)
 //	  (in JSON started, unready)   info       debug
 //	signalled by WINCH (a          trace: -d
 //	  terminal was resized)
 //
-// (* for the reason request, reload or watch.) Without -v and -d, forever's own
+// (* for the reason request, reload or watch.) The frames of hung_at are lines of
+// their own, indented. Without -v and -d, forever's own
 // lines through its name are these two, word for word:
 //
 //	error: Forever detected script exited with code: 8
@@ -129,9 +139,20 @@ func (l *Lines) write(w io.Writer, level zerolog.Level, e pid1.Event) {
 		at = time.Now()
 	}
 	stamp, message := at.UTC().Format(timeFormat), clean(l.words(e))
+	var stack []string
+	if e.Kind == pid1.HungAt {
+		stack = frames(e.Text)
+	}
 	if l.opts.JSON {
 		log := zerolog.New(w)
-		fields(log.WithLevel(level).Str("time", stamp).Str("event", kindName(e.Kind)), e).Msg(message)
+		line := log.WithLevel(level).Str("time", stamp).Str("event", kindName(e.Kind))
+		if l.ofWorker(e) {
+			line.Int("worker", e.Worker)
+		}
+		if stack != nil {
+			line.Str("stack", strings.Join(stack, "\n"))
+		}
+		fields(line, e).Msg(message)
 		return
 	}
 	// zerolog's ConsoleWriter renders JSON, parses it and renders that again.
@@ -144,8 +165,27 @@ func (l *Lines) write(w io.Writer, level zerolog.Level, e pid1.Event) {
 	} else {
 		line = append(line, level.String()...)
 	}
-	line = append(append(append(line, ": "...), message...), '\n')
+	line = append(append(line, ": "...), message...)
+	if l.ofWorker(e) {
+		line = fmt.Appendf(line, " (worker %d)", e.Worker)
+	}
+	for _, frame := range stack {
+		line = append(append(line, "\n    "...), frame...)
+	}
+	line = append(line, '\n')
 	_, _ = w.Write(line) // a queue counts what it could not write
+}
+
+// ofWorker tells whether the line names the process that it is about.
+func (l *Lines) ofWorker(e pid1.Event) bool {
+	switch e.Kind {
+	case pid1.Reloading, pid1.Reloaded, pid1.Scaled, pid1.OrphanReaped, pid1.ZombieFound, pid1.OOMKilled, pid1.Stopped:
+		return false // about all of them, or none
+	case pid1.Noted, pid1.Warned, pid1.Signalled: // the others may be about all of them
+		return e.Worker > 0 || l.opts.Workers && (e.PID != 0 || e.SentAs != 0)
+	default:
+		return e.Worker > 0 || l.opts.Workers
+	}
 }
 
 // color is forever's for the level; the default foreground (39) ends it.
@@ -180,7 +220,13 @@ var kindNames = [...]string{
 	pid1.Restarting:      "restarting",
 	pid1.GaveUp:          "gave_up",
 	pid1.Stopping:        "stopping",
+	pid1.Draining:        "draining",
 	pid1.Drained:         "drained",
+	pid1.HungAt:          "hung_at",
+	pid1.Reloading:       "reloading",
+	pid1.Replaced:        "replaced",
+	pid1.Reloaded:        "reloaded",
+	pid1.Scaled:          "scaled",
 	pid1.Signalled:       "signalled",
 	pid1.SignalSent:      "signal_sent",
 	pid1.Killed:          "killed",
@@ -195,11 +241,13 @@ var kindNames = [...]string{
 	pid1.Stopped:         "stopped",
 }
 
-// EventJSON is an event as one line of JSON, the same as that of the format json.
-func EventJSON(product string, e pid1.Event) []byte {
-	l := &Lines{product: product, opts: LinesOptions{JSON: true, Forever: product == "Forever"}}
+// JSON gives the line that the event has in the format json, whether or not it is
+// written.
+func (l *Lines) JSON(e pid1.Event) []byte {
+	as := *l
+	as.opts.JSON = true
 	var b bytes.Buffer
-	l.write(&b, l.levelOf(e), e)
+	as.write(&b, as.levelOf(e), e)
 	return b.Bytes()
 }
 
@@ -225,8 +273,10 @@ func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 		f.Int("code", e.Exit.Code)
 	case pid1.GaveUp, pid1.Stopped:
 		f.Int("code", e.Code)
-	case pid1.Restarting:
+	case pid1.Restarting, pid1.Replaced:
 		f.Int("restarts", e.Restarts)
+	case pid1.Reloaded:
+		f.Str("result", string(e.Result)).Int64("duration_ms", e.Uptime.Milliseconds())
 	case pid1.BackingOff:
 		f.Int64("backoff_ms", e.Backoff.Milliseconds())
 	case pid1.Stopping:
@@ -238,7 +288,7 @@ func fields(f *zerolog.Event, e pid1.Event) *zerolog.Event {
 	case pid1.Signalled:
 		f.Int("sender_pid", e.SenderPID).Int("sender_uid", e.SenderUID)
 	}
-	if e.Kind == pid1.OOMKilled {
+	if e.Kind == pid1.OOMKilled || e.Kind == pid1.Scaled {
 		f.Int("count", e.Count)
 	}
 	if e.Kind == pid1.Exited && e.Exit.PeakMemory > 0 {
@@ -272,12 +322,17 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 		return zerolog.ErrorLevel
 	case pid1.SpawnFailed:
 		return zerolog.ErrorLevel
+	case pid1.Reloaded:
+		if e.Result == pid1.ReloadOK {
+			return zerolog.InfoLevel
+		}
+		return zerolog.ErrorLevel
 	case pid1.Stopping:
 		if l.opts.Forever && e.Reason == pid1.ReasonWatch {
 			return zerolog.ErrorLevel
 		}
 		return zerolog.InfoLevel
-	case pid1.Killed, pid1.LeftoversStuck, pid1.ZombieFound, pid1.Warned:
+	case pid1.Killed, pid1.LeftoversStuck, pid1.ZombieFound, pid1.Warned, pid1.HungAt:
 		return zerolog.WarnLevel
 	case pid1.Signalled:
 		if e.Signal == syscall.SIGWINCH {
@@ -295,7 +350,8 @@ func (l *Lines) levelOf(e pid1.Event) zerolog.Level {
 			return zerolog.DebugLevel // the line of its exit says it
 		}
 		return zerolog.WarnLevel
-	case pid1.BackingOff, pid1.LeftoversEnding, pid1.SignalSent, pid1.Drained, pid1.Noted:
+	case pid1.BackingOff, pid1.LeftoversEnding, pid1.SignalSent, pid1.Drained, pid1.Noted,
+		pid1.Reloading, pid1.Replaced, pid1.Scaled:
 		return zerolog.InfoLevel
 	default:
 		return zerolog.DebugLevel
@@ -351,8 +407,23 @@ func (l *Lines) words(e pid1.Event) string {
 			return l.product + " restarting script because " + e.Text
 		}
 		return l.product + " stopping script"
+	case pid1.Draining:
+		return l.product + " lets script finish what it has begun"
 	case pid1.Drained:
 		return fmt.Sprintf("%s has let script drain, and sends it %s", l.product, signals.Name(e.SentAs))
+	case pid1.HungAt:
+		return l.product + " detected where script hangs"
+	case pid1.Reloading:
+		if e.Text == "" {
+			return l.product + " reloading script"
+		}
+		return l.product + " reloading script because " + e.Text
+	case pid1.Replaced:
+		return fmt.Sprintf("%s replaced script by a new process with pid: %d", l.product, e.PID)
+	case pid1.Reloaded:
+		return l.reloaded(e)
+	case pid1.Scaled:
+		return fmt.Sprintf("%s scaling script to instances: %d", l.product, e.Count)
 	case pid1.Signalled:
 		return fmt.Sprintf("%s received %s from %s, %s", l.product, signals.Name(e.Signal), sender(e), fate(e))
 	case pid1.SignalSent:
@@ -382,6 +453,24 @@ func (l *Lines) words(e pid1.Event) string {
 		return fmt.Sprintf("%s ends with exit code: %d", l.product, e.Code)
 	}
 	return fmt.Sprintf("%s: event %d", l.product, e.Kind)
+}
+
+// reloaded is how a reload ended.
+func (l *Lines) reloaded(e pid1.Event) string {
+	why := ""
+	if e.Err != nil {
+		why = e.Err.Error()
+	}
+	switch e.Result {
+	case pid1.ReloadOK:
+		return fmt.Sprintf("%s reloaded script in %s", l.product, round(e.Uptime))
+	case pid1.ReloadRolledBack:
+		return with(l.product+" rolled the reload of script back, which goes on as it was", why)
+	case pid1.ReloadRefused:
+		return with(l.product+" refused to reload script", why)
+	default:
+		return with(l.product+" could not reload script", why)
+	}
 }
 
 // because names a cause that the sentence before it does not give away. forever
@@ -450,6 +539,20 @@ func fate(e pid1.Event) string {
 }
 
 func round(d time.Duration) time.Duration { return d.Round(time.Millisecond) }
+
+// frames gives the lines of a stack, the innermost first: as many as fit into a
+// message.
+func frames(stack string) []string {
+	list, room := []string{}, maxMessage
+	for line := range strings.Lines(stack) {
+		line = clean(strings.TrimSpace(line))
+		if room -= len(line) + len("\n    "); room < 0 {
+			break
+		}
+		list = append(list, line)
+	}
+	return list
+}
 
 // clean makes one line of what came from outside: a status or an error with
 // control characters forges no second line and moves no cursor.

@@ -185,6 +185,70 @@ var eventLines = []struct {
 		`{"event":"drained","pid":7,"sent_as":"SIGTERM"}`,
 	},
 	{
+		"draining",
+		pid1.Event{Kind: pid1.Draining, PID: 7},
+		"debug: Evermore lets script finish what it has begun", "",
+		`{"event":"draining","pid":7}`,
+	},
+	{
+		"hanging",
+		pid1.Event{Kind: pid1.HungAt, PID: 7, Text: "    at busy (/srv/app.js:3:7)\n    at \x1b[2J\"x\" (/srv/app.js:9:1)\n"},
+		"warn: Evermore detected where script hangs\n    at busy (/srv/app.js:3:7)\n    at  [2J\"x\" (/srv/app.js:9:1)",
+		"warn: Forever detected where script hangs\n    at busy (/srv/app.js:3:7)\n    at  [2J\"x\" (/srv/app.js:9:1)",
+		`{"event":"hung_at","pid":7,"stack":"at busy (/srv/app.js:3:7)\nat  [2J\"x\" (/srv/app.js:9:1)"}`,
+	},
+	{
+		"reloading",
+		pid1.Event{Kind: pid1.Reloading, Text: "it was asked to"},
+		"info: Evermore reloading script because it was asked to", "",
+		`{"event":"reloading"}`,
+	},
+	{
+		"reloading, nobody knows why",
+		pid1.Event{Kind: pid1.Reloading},
+		"info: Evermore reloading script", "",
+		`{"event":"reloading"}`,
+	},
+	{
+		"replaced",
+		pid1.Event{Kind: pid1.Replaced, PID: 9, Reason: pid1.ReasonReload, Restarts: 3},
+		"info: Evermore replaced script by a new process with pid: 9", "",
+		`{"event":"replaced","pid":9,"reason":"reload","restarts":3}`,
+	},
+	{
+		"reloaded",
+		pid1.Event{Kind: pid1.Reloaded, Result: pid1.ReloadOK, Uptime: 1234567 * time.Microsecond, Text: "it was asked to"},
+		"info: Evermore reloaded script in 1.235s", "",
+		`{"event":"reloaded","result":"ok","duration_ms":1234}`,
+	},
+	{
+		"rolled back",
+		pid1.Event{Kind: pid1.Reloaded, Result: pid1.ReloadRolledBack, Err: errors.New("the new process ended")},
+		"error: Evermore rolled the reload of script back, which goes on as it was: the new process ended",
+		"error: Forever rolled the reload of script back, which goes on as it was: the new process ended",
+		`{"event":"reloaded","result":"rolled_back","duration_ms":0}`,
+	},
+	{
+		"not reloaded",
+		pid1.Event{Kind: pid1.Reloaded, Result: pid1.ReloadRefused, Err: errors.New("there is no room")},
+		"error: Evermore refused to reload script: there is no room",
+		"error: Forever refused to reload script: there is no room",
+		`{"event":"reloaded","result":"refused","duration_ms":0}`,
+	},
+	{
+		"reloaded in vain",
+		pid1.Event{Kind: pid1.Reloaded, Result: pid1.ReloadFailed, Err: errors.New("it is not ready")},
+		"error: Evermore could not reload script: it is not ready",
+		"error: Forever could not reload script: it is not ready",
+		`{"event":"reloaded","result":"failed","duration_ms":0}`,
+	},
+	{
+		"scaled",
+		pid1.Event{Kind: pid1.Scaled, Count: 4},
+		"info: Evermore scaling script to instances: 4", "",
+		`{"event":"scaled","count":4}`,
+	},
+	{
 		"stopping without a signal",
 		pid1.Event{Kind: pid1.Stopping, PID: 7},
 		"info: Evermore stopping script", "",
@@ -324,7 +388,8 @@ func TestLinesOfEachEvent(t *testing.T) {
 
 			got := decode(t, observed(t, LinesOptions{Debug: true, JSON: true}, e))
 			all := decode(t, test.json)
-			all["time"], all["message"] = stamp, message
+			all["time"] = stamp
+			all["message"], _, _ = strings.Cut(message, "\n")
 			if all["level"] == nil { // the same as on the console
 				all["level"] = level
 			}
@@ -348,6 +413,67 @@ func TestLinesKnowEachKind(t *testing.T) {
 	}
 	if got := observed(t, LinesOptions{Verbose: true, JSON: true}, pid1.Event{Kind: pid1.Stopped + 1}); !strings.Contains(got, `"event":"unknown"`) {
 		t.Errorf("a kind from the future: %q", got)
+	}
+}
+
+// Of several processes a line names the one that it is about.
+func TestLinesOfWorkers(t *testing.T) {
+	for _, test := range []struct {
+		event          pid1.Event
+		plain, several bool // it is named
+	}{
+		{pid1.Event{Kind: pid1.Exited, PID: 7}, false, true},
+		{pid1.Event{Kind: pid1.Exited, PID: 7, Worker: 2}, true, true},
+		{pid1.Event{Kind: pid1.BackingOff}, false, true},
+		{pid1.Event{Kind: pid1.Warned, PID: 7, Text: "w"}, false, true},
+		{pid1.Event{Kind: pid1.Warned, Text: "of nobody"}, false, false},
+		{pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGHUP, SentAs: syscall.SIGHUP}, false, true},
+		{pid1.Event{Kind: pid1.Signalled, Signal: syscall.SIGHUP}, false, false},
+		{pid1.Event{Kind: pid1.Reloaded, Result: pid1.ReloadOK}, false, false},
+		{pid1.Event{Kind: pid1.Stopped}, false, false},
+	} {
+		for _, o := range []LinesOptions{{Verbose: true}, {Verbose: true, Workers: true}} {
+			named := test.plain
+			if o.Workers {
+				named = test.several
+			}
+			suffix := fmt.Sprintf(" (worker %d)\n", test.event.Worker)
+			if got := observed(t, o, test.event); strings.HasSuffix(got, suffix) != named {
+				t.Errorf("%+v: %q", o, got)
+			}
+			o.JSON = true
+			got, has := decode(t, observed(t, o, test.event))["worker"]
+			if has != named || named && got != float64(test.event.Worker) {
+				t.Errorf("%+v: worker %v of %+v", o, got, test.event)
+			}
+		}
+	}
+	stack := pid1.Event{Kind: pid1.HungAt, PID: 7, Worker: 1, Text: "at a\nat b"}
+	if got, want := observed(t, LinesOptions{}, stack), "warn: Evermore detected where script hangs (worker 1)\n    at a\n    at b\n"; got != want {
+		t.Errorf("%q, not %q", got, want)
+	}
+}
+
+// Of a stack that is too long the innermost frames are told, and each as a whole.
+func TestLinesOfLongStacks(t *testing.T) {
+	const pipeBuf = 4096
+	var frames strings.Builder
+	for i := range 1000 {
+		fmt.Fprintf(&frames, "    at \"f%d\" (/srv/app.js:1:1)\n", i)
+	}
+	for _, text := range []string{frames.String(), strings.Repeat("\"\n", 10_000), strings.Repeat("\xff", 10_000), ""} {
+		e := pid1.Event{Kind: pid1.HungAt, PID: 1 << 22, Worker: 127, Text: text}
+		for _, o := range []LinesOptions{{Debug: true, Color: true}, {JSON: true}} {
+			got := observed(t, o, e)
+			if len(got) > pipeBuf || !strings.HasSuffix(got, "\n") {
+				t.Errorf("%d bytes: %.200q", len(got), got)
+			}
+		}
+		stack, ok := decode(t, observed(t, LinesOptions{JSON: true}, e))["stack"].(string)
+		lines := strings.Split(stack, "\n")
+		if last := lines[len(lines)-1]; !ok || text == frames.String() && (len(lines) < 20 || last != fmt.Sprintf("at \"f%d\" (/srv/app.js:1:1)", len(lines)-1)) {
+			t.Errorf("the stack is %q", stack)
+		}
 	}
 }
 
