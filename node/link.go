@@ -1,0 +1,560 @@
+package node
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+)
+
+// What a process may do on the link. The app's code runs in the same process as
+// the preload, so all of it is suspect.
+const (
+	longestLine = 64 << 10 // bytes
+	mostConns   = 256      // for all processes and threads of the app
+	mostLines   = 200      // at once, and
+	linesRate   = 50       // a second
+	refusedRate = time.Second
+	// acceptRetry is the pause after accept(2) failed, for want of descriptors say.
+	acceptRetry = 100 * time.Millisecond
+)
+
+// Options say what a link is for.
+type Options struct {
+	// Owner tells which process that evermore started a process belongs to: itself,
+	// or one above it. What belongs to none is refused. It is called by goroutines
+	// of the link.
+	Owner func(pid int) (main int, ok bool)
+	// Sockets are what processes may ask to release; nil: none.
+	Sockets *Sockets
+	// Dir is where the socket's file is; node from version 22 on needs none. Empty:
+	// the folder for temporary files. The app's user must be able to reach it.
+	Dir string
+	// AtStart has the main process open the link when it starts, otherwise when a
+	// server listens. Pings and stats of an app that never listens need it.
+	AtStart bool
+	// Stats has node measure what Link.Stats asks for.
+	Stats bool
+	// Messages gives the main process pm2's process.send() and messages.
+	Messages bool
+}
+
+// Link is a line to each process and thread of the app that runs the preload: a
+// unix socket on which both sides write one JSON object a line.
+type Link struct {
+	options   Options
+	name      string // of the abstract socket
+	file      string
+	listeners []*net.UnixListener
+	events    chan Event
+	done      chan struct{}
+	goroutine sync.WaitGroup
+
+	mu       sync.Mutex
+	conns    map[*conn]struct{}
+	draining map[int]map[*conn]struct{} // by main: who has not answered yet
+	waiters  map[int64]waiter
+	last     int64 // the number of the last question
+	refused  time.Time
+	closed   bool
+}
+
+type waiter struct {
+	conn   *conn
+	answer chan *Stats
+}
+
+// conn is the line to one thread.
+type conn struct {
+	net *net.UnixConn
+	raw interface {
+		Write(func(uintptr) bool) error
+	}
+	from From
+	// Under the link's mutex:
+	held     map[string]int // how often it listens on each held address
+	pinged   time.Time      // when it was asked for a Pong that it owes; zero: it owes none
+	answered bool           // it has sent one
+	why      string         // it was dropped
+}
+
+// Listen opens a link. An abstract socket needs no folder; node before version 22
+// can't connect to one, and gets a file. No file is no error: then those versions
+// serve without a link.
+func Listen(o Options) (*Link, error) {
+	l := &Link{
+		options: o, events: make(chan Event), done: make(chan struct{}),
+		conns: map[*conn]struct{}{}, draining: map[int]map[*conn]struct{}{}, waiters: map[int64]waiter{},
+		name: fmt.Sprintf("evermore-node/%d.%s", os.Getpid(), rand.Text()),
+	}
+	abstract, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "@" + l.name})
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen for node: %w", err)
+	}
+	l.listeners = append(l.listeners, abstract)
+	dir := o.Dir
+	if dir == "" {
+		dir = os.TempDir()
+	}
+	path := filepath.Join(dir, ".evermore-node-"+rand.Text())
+	if file, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}); err == nil {
+		// Who may speak is decided by who it is.
+		_ = os.Chmod(path, 0o666)
+		l.file = path
+		l.listeners = append(l.listeners, file)
+	}
+	for _, listener := range l.listeners {
+		l.goroutine.Go(func() { l.accept(listener) })
+	}
+	return l, nil
+}
+
+// Events gives what the app tells. Somebody has to receive until Close.
+func (l *Link) Events() <-chan Event { return l.events }
+
+// Close ends the link. When it returns nothing of it is left.
+func (l *Link) Close() {
+	l.mu.Lock()
+	if !l.closed {
+		l.closed = true
+		close(l.done)
+		for _, listener := range l.listeners {
+			listener.Close()
+		}
+		for c := range l.conns {
+			c.net.Close()
+		}
+	}
+	l.mu.Unlock()
+	l.goroutine.Wait()
+}
+
+func (l *Link) emit(e Event) {
+	select {
+	case l.events <- e:
+	case <-l.done:
+	}
+}
+
+func (l *Link) accept(listener *net.UnixListener) {
+	for {
+		c, err := listener.AcceptUnix()
+		switch {
+		case err == nil:
+			l.admit(c)
+		case errors.Is(err, net.ErrClosed):
+			return
+		default:
+			select {
+			case <-time.After(acceptRetry):
+			case <-l.done:
+			}
+		}
+	}
+}
+
+// admit lets in who belongs to the app.
+func (l *Link) admit(nc *net.UnixConn) {
+	raw, err := nc.SyscallConn()
+	if err != nil {
+		nc.Close()
+		return
+	}
+	pid := peer(raw)
+	main, ok := 0, false
+	if pid > 0 {
+		main, ok = l.options.Owner(pid)
+	}
+	c := &conn{net: nc, raw: raw, from: From{Main: main, PID: pid, Thread: -1}, held: map[string]int{}}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	why := ""
+	switch {
+	case l.closed:
+		nc.Close()
+		return
+	case !ok:
+		why = "it is no process of the app"
+	case len(l.conns) >= mostConns:
+		why = fmt.Sprintf("there are %d connections already", mostConns)
+	}
+	if why != "" {
+		nc.Close()
+		if now := time.Now(); now.Sub(l.refused) >= refusedRate {
+			l.refused = now
+			l.goroutine.Go(func() { l.emit(Refused{pid, why}) })
+		}
+		return
+	}
+	l.conns[c] = struct{}{}
+	l.goroutine.Go(func() { l.serve(c) })
+}
+
+// peer is the process at the other end when it connected (unix(7), SO_PEERCRED);
+// 0: one that this one's pid namespace does not show.
+func peer(raw interface{ Control(func(uintptr)) error }) (pid int) {
+	_ = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(cred.Pid)
+		}
+	})
+	return pid
+}
+
+// serve reads what one thread tells until it is gone.
+func (l *Link) serve(c *conn) {
+	err := l.read(c, c.net)
+	c.net.Close()
+	l.mu.Lock()
+	delete(l.conns, c)
+	for id, w := range l.waiters {
+		if w.conn == c {
+			close(w.answer)
+			delete(l.waiters, id)
+		}
+	}
+	why := c.why
+	drained := l.drained(c)
+	l.mu.Unlock()
+	if why == "" && err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
+		why = err.Error()
+	}
+	l.emit(Gone{c.from, why})
+	if drained {
+		l.emit(Drained{From{Main: c.from.Main}})
+	}
+}
+
+// message is a line from node.
+type message struct {
+	Hello *struct {
+		Thread int `json:"thread"`
+	} `json:"hello"`
+	Listening *Address `json:"listening"`
+	Closed    *Address `json:"closed"`
+	Held      string   `json:"held"` // the held address that these two are about; empty: none
+	Release   []string `json:"release"`
+	Why       string   `json:"why"`
+	ID        int64    `json:"id"`
+	Pong      bool     `json:"pong"`
+	Stats     *Stats   `json:"stats"`
+	Drained   bool     `json:"drained"`
+	Ready     bool     `json:"ready"`
+}
+
+var errRate = fmt.Errorf("it sent more than %d lines a second", linesRate)
+
+// read gives each line its meaning, until one has none.
+func (l *Link) read(c *conn, from io.Reader) error {
+	lines := bufio.NewReaderSize(from, 4096)
+	left, since := float64(mostLines), time.Now()
+	for {
+		line, err := readLine(lines)
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		left = min(mostLines, left+now.Sub(since).Seconds()*linesRate) - 1
+		since = now
+		if left < 0 {
+			return errRate
+		}
+		var m message
+		if err := json.Unmarshal(line, &m); err != nil {
+			return fmt.Errorf("it sent a line that is none of the link's: %w", err)
+		}
+		if err := l.told(c, &m); err != nil {
+			return err
+		}
+	}
+}
+
+// readLine gives the next line; it is valid until the one after it.
+func readLine(from *bufio.Reader) ([]byte, error) {
+	line, err := from.ReadSlice('\n')
+	if err == nil {
+		return line, nil
+	}
+	var whole []byte
+	for errors.Is(err, bufio.ErrBufferFull) {
+		whole = append(whole, line...)
+		if len(whole) > longestLine {
+			return nil, fmt.Errorf("it sent a line of more than %d bytes", longestLine)
+		}
+		line, err = from.ReadSlice('\n')
+	}
+	return append(whole, line...), err
+}
+
+func (l *Link) told(c *conn, m *message) error {
+	if m.Hello != nil {
+		l.mu.Lock()
+		c.from.Thread = max(m.Hello.Thread, 0)
+		l.mu.Unlock()
+	}
+	if c.from.Thread < 0 {
+		return errors.New("it did not say who it is first")
+	}
+	if m.Listening != nil {
+		at, held := l.address(*m.Listening, m.Held)
+		l.mu.Lock()
+		if held {
+			c.held[m.Held]++
+		}
+		l.mu.Unlock()
+		l.emit(Listening{c.from, at, held})
+	}
+	if m.Closed != nil {
+		at, held := l.address(*m.Closed, m.Held)
+		l.mu.Lock()
+		if c.held[m.Held]--; c.held[m.Held] <= 0 {
+			delete(c.held, m.Held)
+		}
+		l.mu.Unlock()
+		l.emit(Closed{c.from, at, held})
+	}
+	if m.Release != nil {
+		l.release(c, m)
+	}
+	if m.Pong {
+		l.mu.Lock()
+		asked := c.pinged
+		c.pinged, c.answered = time.Time{}, true
+		l.mu.Unlock()
+		if !asked.IsZero() {
+			l.emit(Pong{c.from, time.Since(asked)})
+		}
+	}
+	if m.Stats != nil {
+		l.mu.Lock()
+		if w, asked := l.waiters[m.ID]; asked && w.conn == c {
+			w.answer <- m.Stats
+			delete(l.waiters, m.ID)
+		}
+		l.mu.Unlock()
+	}
+	if m.Drained {
+		l.mu.Lock()
+		drained := l.drained(c)
+		l.mu.Unlock()
+		if drained {
+			l.emit(Drained{From{Main: c.from.Main}})
+		}
+	}
+	if m.Ready {
+		l.emit(AppReady{c.from})
+	}
+	return nil
+}
+
+// address is the held one of that name, else what the app asked for.
+func (l *Link) address(asked Address, name string) (a Address, held bool) {
+	if l.options.Sockets != nil {
+		for _, h := range l.options.Sockets.Addresses() {
+			if h.String() == name {
+				return h, true
+			}
+		}
+	}
+	return asked, false
+}
+
+// release gives up what a process can't use, unless another one is using it: then
+// it finds the address in use, as it would without evermore.
+func (l *Link) release(c *conn, m *message) {
+	for _, name := range m.Release {
+		if a, held := l.address(Address{}, name); held && !l.used(name) && l.options.Sockets.Release(a) {
+			l.emit(Released{c.from, a, printable(m.Why)})
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.send(fmt.Sprintf(`{"released":%d}`, m.ID))
+}
+
+func (l *Link) used(name string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		if c.held[name] > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// longestWhy is how much of a reason is kept, in bytes.
+const longestWhy = 200
+
+// printable is a text of the app's as one line of a log.
+func printable(text string) string {
+	text = strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, text)
+	if len(text) > longestWhy {
+		text = strings.ToValidUTF8(text[:longestWhy], "")
+	}
+	return text
+}
+
+// Ping asks each process of a run for a Pong that does not owe one already. It
+// gives the one that has owed it for longest, of those that have answered before,
+// and for how long; 0: none.
+func (l *Link) Ping(main int) (pid int, silent time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	for c := range l.of(main) {
+		switch {
+		case c.from.Thread != 0:
+		case c.pinged.IsZero():
+			c.pinged = now
+			c.send(`{"ping":true}`)
+		case c.answered && now.Sub(c.pinged) > silent:
+			pid, silent = c.from.PID, now.Sub(c.pinged)
+		}
+	}
+	return pid, silent
+}
+
+// Drain has the processes of a run accept no further connection on held addresses
+// and end those that they have: with the next answer, or after the pause when they
+// idle. Drained tells when none is left. It gives how many were told: with 0 there
+// is nothing to wait for.
+func (l *Link) Drain(main int, pause time.Duration) (told int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	waiting := map[*conn]struct{}{}
+	for c := range l.of(main) {
+		if c.send(fmt.Sprintf(`{"drain":%d}`, pause.Milliseconds())) {
+			waiting[c] = struct{}{}
+		}
+	}
+	if len(waiting) > 0 {
+		l.draining[main] = waiting
+	}
+	return len(waiting)
+}
+
+// drained notes that a connection is done, and tells whether it was the last one
+// that Drain waits for. The caller holds the mutex.
+func (l *Link) drained(c *conn) bool {
+	waiting := l.draining[c.from.Main]
+	if _, ok := waiting[c]; !ok {
+		return false
+	}
+	delete(waiting, c)
+	if len(waiting) > 0 {
+		return false
+	}
+	delete(l.draining, c.from.Main)
+	return true
+}
+
+// Shutdown emits pm2's message "shutdown" in the main process of a run.
+func (l *Link) Shutdown(main int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.of(main) {
+		if c.from.PID == main && c.from.Thread == 0 {
+			c.send(`{"shutdown":true}`)
+		}
+	}
+}
+
+// ErrNoAnswer says that no process of a run can be asked.
+var ErrNoAnswer = errors.New("no process of the app speaks to evermore")
+
+// Stats asks the process of a run that listens, else the main one.
+func (l *Link) Stats(ctx context.Context, main int) (*Stats, error) {
+	l.mu.Lock()
+	var chosen *conn
+	for c := range l.of(main) {
+		if c.from.Thread == 0 && (chosen == nil || c.rank() > chosen.rank()) {
+			chosen = c
+		}
+	}
+	l.last++
+	id, answer := l.last, make(chan *Stats, 1)
+	sent := chosen != nil && len(l.waiters) < mostConns && chosen.send(fmt.Sprintf(`{"stats":%d}`, id))
+	if sent {
+		l.waiters[id] = waiter{chosen, answer}
+	}
+	l.mu.Unlock()
+	if !sent {
+		return nil, ErrNoAnswer
+	}
+	defer func() {
+		l.mu.Lock()
+		delete(l.waiters, id)
+		l.mu.Unlock()
+	}()
+	select {
+	case s, ok := <-answer:
+		if !ok {
+			return nil, ErrNoAnswer
+		}
+		return s, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// rank says how likely a process is the app itself and no wrapper.
+func (c *conn) rank() (rank int) {
+	if len(c.held) > 0 {
+		rank += 2
+	}
+	if c.from.PID == c.from.Main {
+		rank++
+	}
+	return rank
+}
+
+// of gives the connections of a run that have said who they are. The caller holds
+// the mutex.
+func (l *Link) of(main int) iter.Seq[*conn] {
+	return func(yield func(*conn) bool) {
+		for c := range l.conns {
+			if c.from.Main == main && c.from.Thread >= 0 && !yield(c) {
+				return
+			}
+		}
+	}
+}
+
+// send writes a line without ever waiting: who does not read loses the line to
+// evermore. The caller holds the link's mutex.
+func (c *conn) send(line string) bool {
+	line += "\n"
+	var n int
+	var err error
+	errW := c.raw.Write(func(fd uintptr) bool {
+		n, err = unix.SendmsgN(int(fd), []byte(line), nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		return true
+	})
+	if errW == nil && err == nil && n == len(line) {
+		return true
+	}
+	if c.why == "" && err == unix.EAGAIN {
+		c.why = "it does not read what it is sent"
+	}
+	c.net.Close()
+	return false
+}

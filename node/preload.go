@@ -1,0 +1,65 @@
+package node
+
+import (
+	_ "embed"
+	"encoding/base64"
+	"encoding/json"
+	"os"
+	"regexp"
+	"strings"
+)
+
+//go:embed preload.mjs
+var preloadSource string
+
+// preloadOption has node run the preload. As a data: URL it needs no file, and no
+// right to read one under --permission. Node knows --import in NODE_OPTIONS from
+// 18.19 on; before that it exits with InvalidOption.
+var preloadOption = "--import=data:text/javascript;base64," + base64.StdEncoding.EncodeToString(
+	// It is in the environment of each process of the app.
+	regexp.MustCompile(`(?m)^\s*(//.*)?\n?`).ReplaceAll([]byte(preloadSource), nil))
+
+// InvalidOption is node's exit code for an option that it does not know,
+// https://nodejs.org/api/process.html#exit-codes.
+const InvalidOption = 9
+
+// environment is the variable that the preload goes by.
+const environment = "EVERMORE_NODE"
+
+// told is what it holds.
+type told struct {
+	PID      int       `json:"pid"`
+	Name     string    `json:"name"` // of the link's abstract socket, without the leading zero
+	File     string    `json:"file"` // of its file
+	Held     Held      `json:"held"`
+	AtStart  bool      `json:"atStart,omitempty"`
+	Messages bool      `json:"messages,omitempty"`
+	Stats    []float64 `json:"stats,omitempty"` // the buckets of collections; nil: no stats
+}
+
+// Environ gives an environment in which node runs the preload: it takes what is
+// held and speaks to this link.
+func (l *Link) Environ(env []string, held Held) []string {
+	t := told{
+		PID: os.Getpid(), Name: l.name, File: l.file, Held: held,
+		AtStart: l.options.AtStart, Messages: l.options.Messages,
+	}
+	if held == nil {
+		t.Held = Held{}
+	}
+	if l.options.Stats {
+		t.Stats = collectionBuckets
+	}
+	text, err := json.Marshal(t)
+	if err != nil {
+		panic("internal error: " + err.Error())
+	}
+	env = WithOptions(env, preloadOption)
+	kept := make([]string, 0, len(env)+1)
+	for _, v := range env {
+		if !strings.HasPrefix(v, environment+"=") {
+			kept = append(kept, v)
+		}
+	}
+	return append(kept, environment+"="+string(text))
+}

@@ -1,0 +1,377 @@
+// Run by node before the app, in each of its processes and threads; preload.go
+// hands it over without these lines. Public API of Node only. Whatever fails in
+// here, the app listens as it would alone.
+import diagnostics from 'node:diagnostics_channel';
+import { errorMonitor } from 'node:events';
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import net from 'node:net';
+import path from 'node:path';
+import threads from 'node:worker_threads';
+
+// What only some processes need is loaded when they do.
+const require = createRequire('/');
+
+// Threads share what is taken: a descriptor belongs to the process.
+function settings() {
+  if (!threads.isMainThread) return threads.getEnvironmentData('evermore');
+  if (!process.env.EVERMORE_NODE) return undefined;
+  const config = JSON.parse(process.env.EVERMORE_NODE);
+  const shared = { config, taken: new Int32Array(new SharedArrayBuffer(8 * (config.held.length + 1))) };
+  threads.setEnvironmentData('evermore', shared);
+  return shared;
+}
+
+function start({ config, taken }) {
+  const { listen, close } = net.Server.prototype;
+  const direct = threads.isMainThread && process.ppid === config.pid;
+  const known = new WeakMap(); // server -> what it listens on, or is about to
+  const open = new Set(); // servers on held addresses that listen or have connections
+  const retired = new WeakSet(); // those that drain() has closed and the app has not
+  const waiting = new Set(); // servers whose address is being released
+  const sessions = new Set(); // of HTTP/2, on held addresses
+  let draining = false;
+
+  const quietly = (f) => (...args) => {
+    try {
+      return f(...args);
+    } catch {
+      return undefined;
+    }
+  };
+
+  // The line to evermore never keeps node alive, and is not opened again.
+  let line;
+  let asked = 0;
+  const answers = new Map();
+  function connect() {
+    // Before version 22 node can't connect to an abstract socket.
+    const at = parseInt(process.versions.node) < 22 ? config.file : `\0${config.name}`;
+    let text = '';
+    line = net.connect(at);
+    line.unref();
+    line.setEncoding('utf8');
+    line.on('error', () => {});
+    line.on('close', () => {
+      line = null;
+      for (const answer of answers.values()) answer();
+    });
+    line.on('data', quietly((data) => {
+      const lines = (text + data).split('\n');
+      text = lines.pop();
+      for (const each of lines) command(JSON.parse(each));
+    }));
+    tell({ hello: { thread: threads.threadId } });
+    if (config.stats && threads.isMainThread) sample();
+  }
+
+  function tell(message) {
+    if (line === undefined) connect();
+    if (line === null) return;
+    // Who does not read is not waited for.
+    if (line.writableLength > 65536) line.destroy();
+    else line.write(`${JSON.stringify(message)}\n`);
+  }
+
+  function command(m) {
+    if (m.ping) tell({ pong: true });
+    if (m.stats) stats((values) => tell({ id: m.stats, stats: values }));
+    if (m.drain !== undefined) drain(m.drain);
+    if (m.shutdown) process.emit('message', 'shutdown');
+    if (m.released) answers.get(m.released)?.();
+  }
+
+  // What the arguments of listen() ask for, as normalizeArgs() and listen() in
+  // node's lib/net.js read them; undefined: nothing that could be held.
+  function wanted(args) {
+    const number = (v) => (Number(v) > 0 ? Number(v) : 0);
+    const [first, second, third] = args;
+    let o = first;
+    if (typeof first === 'string' && !(Number(first) >= 0)) o = { path: first };
+    else if (typeof first !== 'object') o = { port: first, host: typeof second === 'string' ? second : '' };
+    if (!o || o.fd >= 0 || o._handle || o.handle) return undefined;
+    const last = args[args.length - 1];
+    const want = {
+      signal: o.signal,
+      backlog: number(o.backlog) || number(second) || number(third),
+      callback: typeof last === 'function' ? last : undefined,
+    };
+    if (typeof o.port === 'number' || typeof o.port === 'string') {
+      want.port = number(o.port);
+      want.host = o.host || '';
+      want.alone = ['exclusive', 'reusePort', 'ipv6Only'].find((option) => o[option]);
+      return want.port ? want : undefined;
+    }
+    if (typeof o.path !== 'string' || o.path.startsWith('\0')) return undefined;
+    want.path = path.resolve(o.path);
+    want.mode = (o.readableAll ? 0o444 : 0) | (o.writableAll ? 0o222 : 0);
+    return want;
+  }
+
+  const address = ({ host, port, path }) => (path === undefined ? { host, port } : { path });
+  const canonical = (host) => (net.isIPv6(host) && !host.includes('%') ? new URL(`http://[${host}]`).hostname : host);
+  const same = (want, h) =>
+    want.path === undefined
+      ? want.host === ''
+        ? h.any || h.host === '::'
+        : canonical(want.host) === canonical(h.host)
+      : want.path === h.path;
+  // Whether the kernel would refuse the one while there is the other.
+  function collide(want, h) {
+    if (want.path !== undefined || h.path !== undefined) return want.path === h.path;
+    if (want.port !== h.port) return false;
+    const [a, b] = [want.host || '::', h.host];
+    return same(want, h) || a === '::' || b === '::' ||
+      (a === '0.0.0.0' && net.isIPv4(b)) || (b === '0.0.0.0' && net.isIPv4(a));
+  }
+
+  // The next descriptor of a held socket; a text says why there is none. Node
+  // closes what it has inherited in its own children, where another socket may
+  // have the number.
+  function take(h, i) {
+    if (h.path !== undefined) {
+      try {
+        const file = fs.lstatSync(h.path, { bigint: true });
+        if (String(file.ino) !== h.file) return `${h.path} was removed or replaced`;
+      } catch (e) {
+        if (e.code === 'ENOENT') return `${h.path} was removed`;
+      }
+    }
+    for (let n; (n = Atomics.add(taken, 2 * i + 1, 1)) < h.fds.length; ) {
+      try {
+        if (fs.fstatSync(h.fds[n]).ino === h.ino) return h.fds[n];
+      } catch {
+        // It is closed.
+      }
+      if (n === 0) return 'its descriptors did not reach this process: npm, npx, nodemon, tsx and node --watch let none through';
+    }
+    return `it was listened on more than ${h.fds.length} times`;
+  }
+  const free = (server) => {
+    const { index } = known.get(server) ?? {};
+    if (index === undefined) return;
+    Atomics.store(taken, 2 * index, 0);
+    known.get(server).index = undefined;
+  };
+
+  function adopt(server, want, held, index) {
+    if (!known.has(server)) {
+      server.on('listening', quietly(() => listening(server)));
+      server.on(errorMonitor, quietly(() => server.listening || free(server)));
+      server.on('close', quietly(() => {
+        open.delete(server);
+        if (draining && !open.size) tell({ drained: true });
+      }));
+      server.on('session', quietly((session) => {
+        if (!open.has(server)) return;
+        sessions.add(session);
+        session.once('close', () => sessions.delete(session));
+      }));
+    }
+    known.set(server, { want, held, index });
+  }
+
+  function listening(server) {
+    const { want, held } = known.get(server);
+    if (held) open.add(server);
+    if (held && want.mode) fs.chmodSync(want.path, fs.statSync(want.path).mode | want.mode);
+    tell({ listening: address(want), held: held?.name });
+  }
+
+  // Whether the server listens now on what is held, or will when its address is
+  // released.
+  function arrange(server, want, args) {
+    const held = config.held;
+    const candidates = held.filter((h) => collide(want, h));
+    const exact = want.alone ? undefined : candidates.find((h) => same(want, h));
+    adopt(server, want, exact, undefined);
+    if (!candidates.length) return false;
+    const worker = require('node:cluster').isWorker;
+    // A worker's listen() is its primary's, which holds.
+    if (worker && want.alone !== 'exclusive') return false;
+    let why;
+    if (exact) {
+      const index = held.indexOf(exact);
+      // In use by this very process: EADDRINUSE, as ever.
+      if (Atomics.compareExchange(taken, 2 * index, 0, 1) !== 0) return false;
+      const fd = take(exact, index);
+      if (typeof fd === 'number') {
+        known.get(server).index = index;
+        delete server.address;
+        listen.call(server, { fd, signal: want.signal }, want.backlog, want.callback);
+        // Node keeps the name of a unix socket only when it binds it.
+        if (want.path !== undefined) Object.defineProperty(server, 'address', { value: () => want.path, configurable: true, writable: true });
+        return true;
+      }
+      Atomics.store(taken, 2 * index, 0);
+      why = fd;
+    } else if (want.alone) {
+      why = `the app listens with ${want.alone}`;
+    } else {
+      why = `the app listens on ${want.host ? `the address ${want.host}` : 'all addresses'}`;
+    }
+    known.get(server).held = undefined;
+    release(server, candidates, why, () => listen.apply(server, args));
+    return true;
+  }
+
+  // evermore gives up what is in the way; without an answer the app goes on.
+  function release(server, list, why, then) {
+    const id = ++asked;
+    const go = () => {
+      clearTimeout(timer);
+      if (!answers.delete(id)) return;
+      line?.unref();
+      if (waiting.delete(server)) then();
+    };
+    waiting.add(server);
+    const timer = setTimeout(go, 1000);
+    answers.set(id, go);
+    tell({ id, release: list.map(({ name }) => name), why });
+    if (line) line.ref();
+    else setImmediate(go);
+  }
+
+  net.Server.prototype.listen = function (...args) {
+    let done = false;
+    try {
+      const want = !this.listening && !waiting.has(this) && wanted(args);
+      if (want && want.host && !net.isIP(want.host) && config.held.some((h) => h.port === want.port)) {
+        // A name is looked up first, as node does by itself.
+        waiting.add(this);
+        require('node:dns').lookup(want.host, (error, found) => {
+          if (!waiting.delete(this)) return;
+          if (error || !quietly(arrange)(this, { ...want, host: found }, args)) listen.apply(this, args);
+        });
+        done = true;
+      } else if (want) {
+        done = arrange(this, want, args);
+      }
+    } catch {
+      // As without evermore.
+    }
+    return done ? this : listen.apply(this, args);
+  };
+
+  net.Server.prototype.close = function (callback) {
+    waiting.delete(this);
+    if (retired.delete(this)) {
+      // For the app this is the first time.
+      if (typeof callback === 'function') this.once('close', () => callback());
+      return close.call(this);
+    }
+    const was = this.listening;
+    const result = close.call(this, callback);
+    if (was) quietly(closed)(this);
+    return result;
+  };
+
+  function closed(server) {
+    if (!known.has(server)) return;
+    free(server);
+    const { want, held } = known.get(server);
+    tell({ closed: address(want), held: held?.name });
+  }
+
+  // No further connection is accepted, further answers are the last of theirs, and
+  // what idles is closed after a pause. http's own close() would cut idle
+  // connections in the moment in which a client may be sending.
+  function drain(pause) {
+    if (draining) return;
+    draining = true;
+    diagnostics.subscribe('http.server.request.start', quietly(({ server, response }) => {
+      if (open.has(server)) response.setHeader('Connection', 'close');
+    }));
+    for (const server of open) {
+      if (!server.listening) continue;
+      retired.add(server);
+      close.call(server);
+      closed(server);
+    }
+    const timer = setTimeout(quietly(() => {
+      for (const server of open) server.closeIdleConnections?.();
+      for (const session of sessions) session.close();
+    }), pause);
+    timer.unref();
+    // Connections whose answer had begun before may stay open behind it.
+    diagnostics.subscribe('http.server.response.finish', quietly(({ server }) => {
+      if (open.has(server)) timer.refresh();
+    }));
+    if (!open.size) tell({ drained: true });
+  }
+
+  // As prom-client measures its default metrics.
+  let delay;
+  const collections = {};
+  function sample() {
+    const { constants, monitorEventLoopDelay, PerformanceObserver } = require('node:perf_hooks');
+    delay = monitorEventLoopDelay({ resolution: 10 });
+    delay.enable();
+    const kinds = {
+      [constants.NODE_PERFORMANCE_GC_MAJOR]: 'major',
+      [constants.NODE_PERFORMANCE_GC_MINOR]: 'minor',
+      [constants.NODE_PERFORMANCE_GC_INCREMENTAL]: 'incremental',
+      [constants.NODE_PERFORMANCE_GC_WEAKCB]: 'weakcb',
+    };
+    new PerformanceObserver((list) => {
+      for (const { detail, duration } of list.getEntries()) {
+        const c = (collections[kinds[detail.kind]] ??= { seconds: 0, buckets: config.stats.map(() => 0), count: 0 });
+        c.seconds += duration / 1e3;
+        c.count++;
+        config.stats.forEach((limit, i) => (c.buckets[i] += duration / 1e3 <= limit));
+      }
+    }).observe({ entryTypes: ['gc'] });
+  }
+
+  function stats(done) {
+    if (!delay) return;
+    const count = (names) => {
+      const counts = {};
+      for (const name of names ?? []) counts[name] = (counts[name] ?? 0) + 1;
+      return counts;
+    };
+    const names = (list) => list?.map((each) => each?.constructor?.name ?? 'unknown');
+    const { performance } = require('node:perf_hooks');
+    const from = performance.now();
+    setImmediate(quietly(() => {
+      const { active, idle } = performance.eventLoopUtilization();
+      done({
+        version: process.version,
+        lag: (performance.now() - from) / 1e3,
+        delay: delay.count > 0
+          ? {
+              min: delay.min / 1e9, max: delay.max / 1e9, mean: delay.mean / 1e9, stddev: delay.stddev / 1e9,
+              p50: delay.percentile(50) / 1e9, p90: delay.percentile(90) / 1e9, p99: delay.percentile(99) / 1e9,
+            }
+          : undefined,
+        active: active / 1e3,
+        idle: idle / 1e3,
+        memory: process.memoryUsage(),
+        spaces: require('node:v8').getHeapSpaceStatistics(),
+        collections,
+        // Deprecated (DEP0161), and what dashboards of prom-client show.
+        handles: count(names(process._getActiveHandles?.())),
+        requests: count(names(process._getActiveRequests?.())),
+        resources: count(process.getActiveResourcesInfo()),
+      });
+      delay.reset();
+    }));
+  }
+
+  if (direct && config.messages && !process.send) {
+    process.send = (message, ...rest) => {
+      if (message === 'ready') quietly(tell)({ ready: true });
+      const callback = rest.pop();
+      if (typeof callback === 'function') process.nextTick(callback, null);
+      return true;
+    };
+  }
+  if (direct && config.atStart) connect();
+}
+
+try {
+  const shared = settings();
+  if (shared) start(shared);
+} catch {
+  // Without it the app runs as ever.
+}

@@ -1,0 +1,240 @@
+package node
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Script is a script of package.json, ready to be run without npm.
+type Script struct {
+	Argv, Env []string
+	// Dir is the package's folder, in which npm runs scripts.
+	Dir string
+}
+
+// plain is a command that a shell would only split at spaces.
+var plain = regexp.MustCompile(`^[\w@%+=:,./ \t-]+$`)
+
+// assignment is a variable before a command.
+var assignment = regexp.MustCompile(`^[A-Za-z_]\w*=`)
+
+// ReadScript resolves what `npm run NAME -- ARG...` runs in a folder or above it:
+// node_modules/.bin of all folders up to / first in PATH, npm_* variables
+// (https://docs.npmjs.com/cli/using-npm/scripts), pre and post scripts, "node
+// server.js" where there is a server.js and no script "start". Without npm in
+// between, signals and descriptors reach what is run; a shell is only used for what
+// needs one.
+func ReadScript(dir, name string, args, env []string) (*Script, error) {
+	s := &Script{}
+	file, text, err := findPackage(dir)
+	if err != nil {
+		return nil, err
+	}
+	s.Dir = filepath.Dir(file)
+	var p manifest
+	if err := json.Unmarshal(bytes.TrimPrefix(text, []byte("\ufeff")), &p); err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", file, err)
+	}
+	command := p.Scripts[name]
+	if command == "" && name == "start" {
+		if _, err := os.Stat(filepath.Join(s.Dir, "server.js")); err == nil {
+			command = "node server.js"
+		}
+	}
+	if command == "" {
+		return nil, fmt.Errorf("%s has no script %q: it has %s", file, name, p.names())
+	}
+	s.Env = p.environ(env, dir, file, name, command)
+
+	main, assigned := split(command)
+	main = append(main, args...)
+	pre, post := p.Scripts["pre"+name], p.Scripts["post"+name]
+	if pre == "" && post == "" && len(main) > len(args) && s.finds(main[0]) {
+		s.Argv = main
+		s.Env = with(s.Env, assigned...)
+		return s, nil
+	}
+	s.Argv = []string{"sh", "-c", shell(name, pre, command, args, post)}
+	return s, nil
+}
+
+// split gives the words of a command that needs no shell, and the variables that
+// it sets; none: it needs one.
+func split(command string) (words, assigned []string) {
+	if !plain.MatchString(command) {
+		return nil, nil
+	}
+	words = strings.Fields(command)
+	for len(words) > 0 && assignment.MatchString(words[0]) {
+		assigned, words = append(assigned, words[0]), words[1:]
+	}
+	return words, assigned
+}
+
+// finds tells whether a program is in the PATH. What is not may be the shell's:
+// exec, cd.
+func (s *Script) finds(program string) bool {
+	if strings.Contains(program, "/") {
+		return true
+	}
+	for _, dir := range filepath.SplitList(lookup(s.Env, "PATH")) {
+		if info, err := os.Stat(filepath.Join(dir, program)); err == nil && !info.IsDir() && info.Mode()&0o111 != 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// shell is what sh runs: each script as it stands, with its own name in the
+// environment, the next one if it succeeds.
+func shell(name, pre, command string, args []string, post string) string {
+	for _, a := range args {
+		command += " '" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+	}
+	var b strings.Builder
+	before := func(event, text string) {
+		fmt.Fprintf(&b, "npm_lifecycle_event='%s' npm_lifecycle_script='%s'\n(\n%s\n) || exit\n",
+			event, strings.ReplaceAll(text, "'", `'\''`), text)
+	}
+	if pre != "" {
+		before("pre"+name, pre)
+	}
+	event := func(event, text string) string {
+		return fmt.Sprintf("npm_lifecycle_event='%s' npm_lifecycle_script='%s'\n", event, strings.ReplaceAll(text, "'", `'\''`))
+	}
+	switch {
+	case post != "":
+		before(name, command)
+		b.WriteString(event("post"+name, post) + post)
+	case pre != "":
+		b.WriteString(event(name, command) + command)
+	default:
+		b.WriteString(command)
+	}
+	return b.String()
+}
+
+// manifest is a package.json.
+type manifest struct {
+	Name, Version        string
+	Scripts              map[string]string
+	Config, Engines, Bin any
+}
+
+// findPackage looks for package.json in a folder and above it, as npm does.
+func findPackage(dir string) (file string, text []byte, err error) {
+	from, err := filepath.Abs(dir)
+	if err != nil {
+		return "", nil, err
+	}
+	for at := from; ; at = filepath.Dir(at) {
+		file = filepath.Join(at, "package.json")
+		text, err = os.ReadFile(file)
+		if !errors.Is(err, os.ErrNotExist) {
+			return file, text, err
+		}
+		if at == filepath.Dir(at) {
+			return "", nil, fmt.Errorf("there is no package.json in %s or above it", from)
+		}
+	}
+}
+
+func (p *manifest) names() string {
+	if len(p.Scripts) == 0 {
+		return "none"
+	}
+	return strings.Join(slices.Sorted(maps.Keys(p.Scripts)), ", ")
+}
+
+// environ adds what npm adds: @npmcli/run-script, lib/make-spawn-args.js,
+// set-path.js and package-envs.js.
+func (p *manifest) environ(env []string, dir, file, name, command string) []string {
+	var path []string
+	for at := filepath.Dir(file); ; at = filepath.Dir(at) {
+		path = append(path, filepath.Join(at, "node_modules/.bin"))
+		if at == filepath.Dir(at) {
+			break
+		}
+	}
+	if had := lookup(env, "PATH"); had != "" {
+		path = append(path, had)
+	}
+	added := []string{
+		"PATH=" + strings.Join(path, ":"),
+		"INIT_CWD=" + dir,
+		"npm_command=run-script",
+		"npm_config_local_prefix=" + filepath.Dir(file),
+		"npm_lifecycle_event=" + name,
+		"npm_lifecycle_script=" + command,
+		"npm_package_json=" + file,
+	}
+	added = variables(added, "npm_package_name", orNil(p.Name))
+	added = variables(added, "npm_package_version", orNil(p.Version))
+	added = variables(added, "npm_package_config", p.Config)
+	added = variables(added, "npm_package_engines", p.Engines)
+	added = variables(added, "npm_package_bin", p.Bin)
+	return with(env, added...)
+}
+
+func orNil(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+// variables flattens a value of package.json.
+func variables(list []string, name string, value any) []string {
+	switch v := value.(type) {
+	case nil:
+	case bool:
+		text := ""
+		if v {
+			text = "true"
+		}
+		list = append(list, name+"="+text)
+	case map[string]any:
+		for _, key := range slices.Sorted(maps.Keys(v)) {
+			list = variables(list, name+"_"+key, v[key])
+		}
+	case []any:
+		for i, item := range v {
+			list = variables(list, name+"_"+strconv.Itoa(i), item)
+		}
+	default:
+		list = append(list, fmt.Sprintf("%s=%v", name, v))
+	}
+	return list
+}
+
+func lookup(env []string, name string) string {
+	for _, v := range slices.Backward(env) {
+		if value, ok := strings.CutPrefix(v, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// with gives an environment in which these variables are set.
+func with(env []string, set ...string) []string {
+	names := map[string]bool{}
+	for _, v := range set {
+		name, _, _ := strings.Cut(v, "=")
+		names[name] = true
+	}
+	out := slices.DeleteFunc(slices.Clone(env), func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return names[name]
+	})
+	return append(out, set...)
+}

@@ -1,0 +1,350 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// backlog is how many connections wait in the kernel for node to accept them:
+	// node's own default (server.listen()), which the kernel bounds by
+	// net.core.somaxconn.
+	backlog = 511
+	// copies is how often a process gets each socket: so often it can close it and
+	// listen once more, as get-port and its kin do.
+	copies = 4
+	// firstFile is the number of the first descriptor that a process inherits
+	// beside its standard streams.
+	firstFile = 3
+)
+
+// Sockets are the listening sockets that are kept for an app. All methods may be
+// called at any time.
+type Sockets struct {
+	mu    sync.RWMutex
+	owner *syscall.Credential
+	list  []*socket
+}
+
+// socket is one of them.
+type socket struct {
+	Address
+	told     held
+	fd       int // -1: a unix socket that is refusing
+	refusing bool
+}
+
+// held describes a socket to the preload.
+type held struct {
+	Name string `json:"name"`           // what the process calls it, an Address
+	Host string `json:"host,omitempty"` // that it is bound to
+	Port uint16 `json:"port,omitempty"`
+	Any  bool   `json:"any,omitempty"` // bound as node binds without a host
+	Path string `json:"path,omitempty"`
+	File string `json:"file,omitempty"` // the inode of the path
+	Ino  uint64 `json:"ino"`            // of the socket itself: it is the same in every process
+	FDs  []int  `json:"fds"`
+}
+
+// Held is what a process inherits of the sockets.
+type Held []held
+
+// NewSockets gives none yet. owner, when not nil, is whom the files of unix
+// sockets will belong to: the user of the app, whose they would be without
+// evermore.
+func NewSockets(owner *syscall.Credential) *Sockets { return &Sockets{owner: owner} }
+
+// Add binds an address and listens on it, with the rights of the caller. Adding
+// it again changes nothing.
+func (s *Sockets) Add(a Address) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.index(a) >= 0 {
+		return nil
+	}
+	n := &socket{Address: a, fd: -1}
+	if err := n.open(s.owner); err != nil {
+		return err
+	}
+	s.list = append(s.list, n)
+	return nil
+}
+
+// Addresses are those that are held, in the order in which they were added.
+func (s *Sockets) Addresses() []Address {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	list := make([]Address, len(s.list))
+	for i, n := range s.list {
+		list[i] = n.Address
+	}
+	return list
+}
+
+// Inherit calls start with the descriptors that a process is to get, from number
+// 3 on, and with what it is to be told of them by Link.Environ. Until start
+// returns they stay what they are.
+func (s *Sockets) Inherit(start func(files []uintptr, held Held) error) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var files []uintptr
+	var told Held
+	for _, n := range s.list {
+		if n.fd < 0 {
+			continue
+		}
+		h := n.told
+		h.Name, h.FDs = n.String(), nil
+		for range copies {
+			h.FDs = append(h.FDs, firstFile+len(files))
+			files = append(files, uintptr(n.fd))
+		}
+		told = append(told, h)
+	}
+	return start(files, told)
+}
+
+// Release gives an address up for good, whoever has inherited it: the next one to
+// bind it gets it. It tells whether it was held.
+func (s *Sockets) Release(a Address) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := s.index(a)
+	if i < 0 {
+		return false
+	}
+	s.list[i].close()
+	s.list = slices.Delete(s.list, i, i+1)
+	return true
+}
+
+// Refuse lets connections be refused, those that wait included, until Resume is
+// called or a process listens on what it has inherited. For clients and balancers
+// it is as if nobody listened.
+func (s *Sockets) Refuse() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.list {
+		n.refuse()
+	}
+}
+
+// Resume ends Refuse. What another process listens on meanwhile is an error, and
+// the rest is resumed all the same.
+func (s *Sockets) Resume() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, n := range s.list {
+		if n.refusing {
+			errs = append(errs, n.open(s.owner))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close gives all addresses up.
+func (s *Sockets) Close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.list {
+		n.close()
+	}
+	s.list = nil
+}
+
+// Backlog tells how many connections wait to be accepted.
+type Backlog struct {
+	Address
+	Waiting, Limit int
+}
+
+// Backlogs are those of the TCP sockets that listen. Of a socket that listens the
+// kernel gives the length of the accept queue as tcpi_unacked and its limit as
+// tcpi_sacked (tcp_get_info() in net/ipv4/tcp.c; ss(8) shows them as Recv-Q and
+// Send-Q). Which connections have waited, it does not count.
+func (s *Sockets) Backlogs() []Backlog {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	var list []Backlog
+	for _, n := range s.list {
+		if n.Port == 0 {
+			continue
+		}
+		const listening = 10 // TCP_LISTEN, include/net/tcp_states.h
+		if info, err := unix.GetsockoptTCPInfo(n.fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil && info.State == listening {
+			list = append(list, Backlog{n.Address, int(info.Unacked), int(info.Sacked)})
+		}
+	}
+	return list
+}
+
+func (s *Sockets) index(a Address) int {
+	return slices.IndexFunc(s.list, func(n *socket) bool { return n.Address == a })
+}
+
+// open lets the socket listen, and binds it where it isn't.
+func (n *socket) open(owner *syscall.Credential) (err error) {
+	switch {
+	case n.fd >= 0:
+		err = unix.Listen(n.fd, backlog)
+	case n.Path != "":
+		err = n.bindUnix(owner)
+	default:
+		err = n.bindTCP()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot hold %s: %w", n.Address, describe(err))
+	}
+	n.refusing = false
+	return nil
+}
+
+// describe says what can be done about an error of bind(2) or listen(2).
+func describe(err error) error {
+	switch {
+	case errors.Is(err, unix.EADDRINUSE):
+		return fmt.Errorf("something else listens there: %w", err)
+	case errors.Is(err, unix.EADDRNOTAVAIL):
+		return fmt.Errorf("this machine does not have that address: %w", err)
+	}
+	return err
+}
+
+func (n *socket) bindTCP() error {
+	if n.Host != "" {
+		return n.bindIP(netip.MustParseAddr(n.Host))
+	}
+	// As node's setupListenHandle(), lib/net.js.
+	n.told.Any = true
+	if n.bindIP(netip.IPv6Unspecified()) == nil {
+		return nil
+	}
+	return n.bindIP(netip.IPv4Unspecified())
+}
+
+func (n *socket) bindIP(ip netip.Addr) error {
+	family, to := unix.AF_INET6, unix.Sockaddr(&unix.SockaddrInet6{Port: int(n.Port), Addr: ip.As16()})
+	if ip.Is4() {
+		family, to = unix.AF_INET, &unix.SockaddrInet4{Port: int(n.Port), Addr: ip.As4()}
+	}
+	n.told.Host, n.told.Port = ip.String(), n.Port
+	return n.bind(family, func(fd int) error {
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			return err
+		}
+		if family == unix.AF_INET6 {
+			// Whatever net.ipv6.bindv6only says, as libuv does.
+			if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 0); err != nil {
+				return err
+			}
+		}
+		return unix.Bind(fd, to)
+	})
+}
+
+// bindUnix replaces a socket that nobody listens on. The mode of the file goes by
+// the umask, as node's.
+func (n *socket) bindUnix(owner *syscall.Credential) error {
+	path := n.Path
+	n.told.Path = path
+	if err := removeStale(path); err != nil {
+		return err
+	}
+	return n.bind(unix.AF_UNIX, func(fd int) error {
+		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		err := unix.Lstat(path, &st)
+		if err == nil && owner != nil {
+			err = unix.Lchown(path, int(owner.Uid), int(owner.Gid))
+		}
+		if err != nil {
+			_ = unix.Unlink(path)
+		}
+		n.told.File = strconv.FormatUint(st.Ino, 10)
+		return err
+	})
+}
+
+func removeStale(path string) error {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != os.ModeSocket:
+		return errors.New("a file that is no socket is there")
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != unix.ECONNREFUSED {
+		return unix.EADDRINUSE
+	}
+	return os.Remove(path)
+}
+
+// bind makes the socket of a family, which bound gives its address.
+func (n *socket) bind(family int, bound func(fd int) error) error {
+	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	var st unix.Stat_t
+	err = bound(fd)
+	if err == nil {
+		err = unix.Listen(fd, backlog)
+	}
+	if err == nil {
+		err = unix.Fstat(fd, &st)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return err
+	}
+	n.fd, n.told.Ino = fd, st.Ino
+	return nil
+}
+
+// refuse takes a TCP socket out of its listening state, for all who have it: in
+// Linux shutdown(2) does that (inet_shutdown() in net/ipv4/af_inet.c), and
+// listen(2) undoes it. A unix socket would never listen again; its file is what
+// clients find.
+func (n *socket) refuse() {
+	n.refusing = true
+	switch {
+	case n.fd < 0:
+	case n.Path != "":
+		n.close()
+	default:
+		_ = unix.Shutdown(n.fd, unix.SHUT_RD)
+	}
+}
+
+// close lets nobody listen on the socket any more, whoever has inherited it: a
+// shell, say, would keep it without knowing.
+func (n *socket) close() {
+	if n.fd < 0 {
+		return
+	}
+	var st unix.Stat_t
+	if n.Path != "" && unix.Lstat(n.Path, &st) == nil && strconv.FormatUint(st.Ino, 10) == n.told.File {
+		_ = unix.Unlink(n.Path)
+	}
+	_ = unix.Shutdown(n.fd, unix.SHUT_RD)
+	unix.Close(n.fd)
+	n.fd = -1
+}
