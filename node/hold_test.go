@@ -285,10 +285,11 @@ setTimeout(() => require('child_process').fork('child.js'), 200))`)
 func TestUntouched(t *testing.T) {
 	const text = `
 const net = require('net'), dgram = require('dgram');
-const own = net.createServer().listen(0, () => {
-  const other = net.createServer().listen({ fd: own._handle.fd }, () => {
+const { fds } = JSON.parse(process.env.EVERMORE_NODE).held[0];
+net.createServer().listen(0, () => {
+  const other = net.createServer().listen({ fd: fds[3] }, () => {
     const d = dgram.createSocket('udp4'); d.bind(Number(process.env.HELD), () => {
-      net.createServer().listen(process.env.PORT, '127.0.0.1', () => console.log(other.address().port === own.address().port));
+      net.createServer().listen(process.env.PORT, '127.0.0.1', () => console.log(String(other.address().port) === process.env.HELD));
     });
   });
 });`

@@ -1,0 +1,234 @@
+package node
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestParseAddress(t *testing.T) {
+	for text, want := range map[string]Address{
+		"3000":             {Port: 3000},
+		"127.0.0.1:80":     {Host: "127.0.0.1", Port: 80},
+		"[::1]:65535":      {Host: "::1", Port: 65535},
+		"[0:0::0]:1":       {Host: "::", Port: 1},
+		":8080":            {Port: 8080},
+		"unix:/run/a.sock": {Path: "/run/a.sock"},
+		"unix:a.sock":      {Path: "/app/a.sock"},
+		"unix:../a:b":      {Path: "/a:b"},
+	} {
+		got, err := ParseAddress(text, "/app")
+		if err != nil || got != want {
+			t.Errorf("%s: got %+v, %v", text, got, err)
+		}
+		if again, err := ParseAddress(got.String(), ""); err != nil || again != got {
+			t.Errorf("%s, then %s: %+v, %v", text, got, again, err)
+		}
+	}
+	for text, want := range map[string]string{
+		"":                                  "no port",
+		"0":                                 "no port",
+		"65536":                             "no port",
+		"-1":                                "no port",
+		"http":                              "no port",
+		"127.0.0.1":                         "no port",
+		"::1:80":                            "is not an address",
+		"localhost:80":                      "does not begin with an IP address: write 127.0.0.1:80 or [::1]:80",
+		"[fe80::1%lo]:80":                   "does not begin with an IP address",
+		"127.0.0.1:":                        "no port",
+		"unix:":                             "names no socket",
+		"unix:/" + strings.Repeat("x", 107): "may have 107 bytes",
+	} {
+		if got, err := ParseAddress(text, "/"); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q: got %+v, %v", text, got, err)
+		}
+	}
+}
+
+func sockets(t *testing.T, list ...Address) *Sockets {
+	t.Helper()
+	s := NewSockets(nil)
+	t.Cleanup(s.Close)
+	for _, a := range list {
+		if err := s.Add(a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+func dial(a Address) error {
+	network, to := "tcp", net.JoinHostPort(a.Host, strings.TrimPrefix(a.String(), a.Host+":"))
+	if a.Path != "" {
+		network, to = "unix", a.Path
+	} else if a.Host == "" {
+		to = local(a.Port)
+	}
+	c, err := net.Dial(network, to)
+	if err == nil {
+		c.Close()
+	}
+	return err
+}
+
+// Clients connect while nobody accepts; they are refused from Refuse to Resume,
+// and after Release, whoever else has the socket.
+func TestRefuseResumeRelease(t *testing.T) {
+	for _, a := range []Address{{Port: freePort(t)}, {Path: filepath.Join(t.TempDir(), "s")}} {
+		s := sockets(t, a)
+		if err := s.Add(a); err != nil || len(s.Addresses()) != 1 {
+			t.Errorf("%s: added again: %v, %v", a, err, s.Addresses())
+		}
+		var inherited int
+		_ = s.Inherit(func(files []uintptr, held Held) (err error) {
+			if len(files) != copies || len(held) != 1 || !slices.Equal(held[0].FDs, []int{3, 4, 5, 6}) {
+				t.Errorf("inherited: %v, %+v", files, held)
+			}
+			inherited, err = unix.Dup(int(files[0]))
+			return err
+		})
+		defer unix.Close(inherited)
+		if err := dial(a); err != nil {
+			t.Errorf("%s: %v", a, err)
+		}
+		s.Refuse()
+		s.Refuse()
+		if err := dial(a); err == nil {
+			t.Errorf("%s: connected while it is refusing", a)
+		}
+		if len(s.Backlogs()) != 0 {
+			t.Errorf("%s: %+v", a, s.Backlogs())
+		}
+		if err := s.Resume(); err != nil {
+			t.Errorf("%s: %v", a, err)
+		}
+		if err := dial(a); err != nil {
+			t.Errorf("%s: after Resume: %v", a, err)
+		}
+		if !s.Release(a) || s.Release(a) {
+			t.Errorf("%s: Release", a)
+		}
+		if err := dial(a); err == nil {
+			t.Errorf("%s: connected after Release", a)
+		}
+		if err := sockets(t).Add(a); err != nil {
+			t.Errorf("%s: after Release: %v", a, err)
+		}
+	}
+}
+
+// An app that is slow to start listens on what is refusing, and all is well again.
+func TestListenWhileRefusing(t *testing.T) {
+	a := Address{Port: freePort(t)}
+	s := sockets(t, a)
+	s.Refuse()
+	_ = s.Inherit(func(files []uintptr, _ Held) error { return unix.Listen(int(files[0]), 511) })
+	if err := dial(a); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestResumeTaken(t *testing.T) {
+	a := Address{Host: "127.0.0.1", Port: freePort(t)}
+	s := sockets(t, a)
+	s.Refuse()
+	l, err := net.Listen("tcp4", a.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := s.Resume(); err == nil || !strings.Contains(err.Error(), "something else listens there") {
+		t.Error(err)
+	}
+	l.Close()
+	if err := s.Resume(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAddFails(t *testing.T) {
+	dir := t.TempDir()
+	a, living := Address{Port: freePort(t)}, Address{Path: filepath.Join(dir, "living")}
+	sockets(t, a, living)
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		a    Address
+		want string
+	}{
+		{a, "something else listens there"},
+		{living, "something else listens there"},
+		{Address{Host: "127.0.0.1", Port: a.Port}, "something else listens there"},
+		{Address{Host: "192.0.2.1", Port: a.Port}, "this machine does not have that address"},
+		{Address{Path: file}, "a file that is no socket is there"},
+		{Address{Path: filepath.Join(dir, "no", "s")}, "no such file or directory"},
+	} {
+		err := sockets(t).Add(c.a)
+		if err == nil || !strings.HasPrefix(err.Error(), "cannot hold "+c.a.String()+": "+c.want) {
+			t.Errorf("%s: %v", c.a, err)
+		}
+	}
+	if err := dial(living); err != nil {
+		t.Error(err)
+	}
+}
+
+// The socket of a dead process is replaced, and only an own one is removed.
+func TestUnixSocketFile(t *testing.T) {
+	a := Address{Path: filepath.Join(t.TempDir(), "s")}
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: a.Path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	old := syscall.Umask(0o027)
+	s := NewSockets(&syscall.Credential{Uid: uint32(os.Getuid()), Gid: uint32(os.Getgid())})
+	err = s.Add(a)
+	syscall.Umask(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(a.Path); err != nil || info.Mode().Perm() != 0o750 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if err := os.Remove(a.Path); err != nil {
+		t.Fatal(err)
+	}
+	other := sockets(t, a)
+	s.Close()
+	if err := dial(a); err != nil {
+		t.Errorf("another's socket is gone: %v", err)
+	}
+	other.Close()
+	if _, err := os.Lstat(a.Path); err == nil {
+		t.Error("the own one is left")
+	}
+}
+
+func TestBacklogs(t *testing.T) {
+	a, path := Address{Port: freePort(t)}, Address{Path: filepath.Join(t.TempDir(), "s")}
+	s := sockets(t, a, path)
+	for range 3 {
+		c, err := net.Dial("tcp", local(a.Port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	until(t, "three to wait", func() bool {
+		b := s.Backlogs()
+		return len(b) == 1 && b[0].Address == a && b[0].Waiting == 3
+	})
+	if b := s.Backlogs()[0]; b.Limit < 1 || b.Limit > backlog {
+		t.Errorf("limit %d", b.Limit)
+	}
+}
