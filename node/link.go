@@ -435,8 +435,8 @@ func (l *Link) Ping(main int) (pid int, silent time.Duration) {
 
 // Drain has the processes of a run accept no further connection on held addresses
 // and end those that they have: with the next answer, or after the pause when they
-// idle. Drained tells when none is left. It gives how many were told: with 0 there
-// is nothing to wait for.
+// idle. Drained tells when none is left. They do not end by themselves: Stopping has
+// to follow. It gives how many were told: with 0 there is nothing to wait for.
 func (l *Link) Drain(main int, pause time.Duration) (told int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -450,6 +450,16 @@ func (l *Link) Drain(main int, pause time.Duration) (told int) {
 		l.draining[main] = waiting
 	}
 	return len(waiting)
+}
+
+// Stopping tells the processes of a run that they are sent the stop signal. Drain
+// keeps them from ending before it, for the sake of the app's own handler.
+func (l *Link) Stopping(main int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.of(main) {
+		c.send(`{"stopping":true}`)
+	}
 }
 
 // drained notes that a connection is done, and tells whether it was the last one

@@ -2,7 +2,6 @@
 // hands it over without these lines. Public API of Node only. Whatever fails in
 // here, the app listens as it would alone.
 import diagnostics from 'node:diagnostics_channel';
-import { errorMonitor } from 'node:events';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
 import net from 'node:net';
@@ -12,12 +11,12 @@ import threads from 'node:worker_threads';
 // What only some processes need is loaded when they do.
 const require = createRequire('/');
 
-// Threads share what is taken: a descriptor belongs to the process.
+// Threads share the number of descriptors taken of each held socket.
 function settings() {
   if (!threads.isMainThread) return threads.getEnvironmentData('evermore');
   if (!process.env.EVERMORE_NODE) return undefined;
   const config = JSON.parse(process.env.EVERMORE_NODE);
-  const shared = { config, taken: new Int32Array(new SharedArrayBuffer(8 * (config.held.length + 1))) };
+  const shared = { config, taken: new Int32Array(new SharedArrayBuffer(4 * (config.held.length + 1))) };
   threads.setEnvironmentData('evermore', shared);
   return shared;
 }
@@ -77,6 +76,8 @@ function start({ config, taken }) {
     if (m.ping) tell({ pong: true });
     if (m.stats) stats((values) => tell({ id: m.stats, stats: values }));
     if (m.drain !== undefined) drain(m.drain);
+    // The signal may come a moment later than the word of it.
+    if (m.stopping) setTimeout(() => line?.unref(), 200);
     if (m.shutdown) process.emit('message', 'shutdown');
     if (m.released) answers.get(m.released)?.();
   }
@@ -125,39 +126,39 @@ function start({ config, taken }) {
       (a === '0.0.0.0' && net.isIPv4(b)) || (b === '0.0.0.0' && net.isIPv4(a));
   }
 
-  // The next descriptor of a held socket; a text says why there is none. Node
-  // closes what it has inherited in its own children, where another socket may
-  // have the number.
-  function take(h, i) {
+  // Node closes what it has inherited in its own children, where another socket
+  // may have the number.
+  function isOpen(h, fd) {
+    try {
+      return fs.fstatSync(fd).ino === h.ino;
+    } catch {
+      return false;
+    }
+  }
+
+  // The next descriptor of a held socket; undefined: the one before is in use; a
+  // text says why there is none.
+  function take(h) {
     if (h.path !== undefined) {
       try {
-        const file = fs.lstatSync(h.path, { bigint: true });
-        if (String(file.ino) !== h.file) return `${h.path} was removed or replaced`;
+        if (String(fs.lstatSync(h.path, { bigint: true }).ino) !== h.file) return `${h.path} was replaced`;
       } catch (e) {
         if (e.code === 'ENOENT') return `${h.path} was removed`;
       }
     }
-    for (let n; (n = Atomics.add(taken, 2 * i + 1, 1)) < h.fds.length; ) {
-      try {
-        if (fs.fstatSync(h.fds[n]).ino === h.ino) return h.fds[n];
-      } catch {
-        // It is closed.
-      }
-      if (n === 0) return 'its descriptors did not reach this process: npm, npx, nodemon, tsx and node --watch let none through';
+    const i = config.held.indexOf(h);
+    for (;;) {
+      const n = Atomics.load(taken, i);
+      if (n > 0 && isOpen(h, h.fds[n - 1])) return undefined;
+      if (n === h.fds.length) return `it was listened on more than ${n} times`;
+      if (!isOpen(h, h.fds[n])) return 'its descriptors did not reach this process: npm, npx, nodemon, tsx and node --watch let none through';
+      if (Atomics.compareExchange(taken, i, n, n + 1) === n) return h.fds[n];
     }
-    return `it was listened on more than ${h.fds.length} times`;
   }
-  const free = (server) => {
-    const { index } = known.get(server) ?? {};
-    if (index === undefined) return;
-    Atomics.store(taken, 2 * index, 0);
-    known.get(server).index = undefined;
-  };
 
-  function adopt(server, want, held, index) {
+  function adopt(server, want, held) {
     if (!known.has(server)) {
       server.on('listening', quietly(() => listening(server)));
-      server.on(errorMonitor, quietly(() => server.listening || free(server)));
       server.on('close', quietly(() => {
         open.delete(server);
         if (draining && !open.size) tell({ drained: true });
@@ -168,7 +169,7 @@ function start({ config, taken }) {
         session.once('close', () => sessions.delete(session));
       }));
     }
-    known.set(server, { want, held, index });
+    known.set(server, { want, held, closed: false });
   }
 
   function listening(server) {
@@ -184,26 +185,23 @@ function start({ config, taken }) {
     const held = config.held;
     const candidates = held.filter((h) => collide(want, h));
     const exact = want.alone ? undefined : candidates.find((h) => same(want, h));
-    adopt(server, want, exact, undefined);
+    adopt(server, want, exact);
     if (!candidates.length) return false;
     const worker = require('node:cluster').isWorker;
     // A worker's listen() is its primary's, which holds.
     if (worker && want.alone !== 'exclusive') return false;
     let why;
     if (exact) {
-      const index = held.indexOf(exact);
+      const fd = take(exact);
       // In use by this very process: EADDRINUSE, as ever.
-      if (Atomics.compareExchange(taken, 2 * index, 0, 1) !== 0) return false;
-      const fd = take(exact, index);
+      if (fd === undefined) return false;
       if (typeof fd === 'number') {
-        known.get(server).index = index;
         delete server.address;
         listen.call(server, { fd, signal: want.signal }, want.backlog, want.callback);
         // Node keeps the name of a unix socket only when it binds it.
         if (want.path !== undefined) Object.defineProperty(server, 'address', { value: () => want.path, configurable: true, writable: true });
         return true;
       }
-      Atomics.store(taken, 2 * index, 0);
       why = fd;
     } else if (want.alone) {
       why = `the app listens with ${want.alone}`;
@@ -221,7 +219,7 @@ function start({ config, taken }) {
     const go = () => {
       clearTimeout(timer);
       if (!answers.delete(id)) return;
-      line?.unref();
+      if (!draining) line?.unref();
       if (waiting.delete(server)) then();
     };
     waiting.add(server);
@@ -268,8 +266,8 @@ function start({ config, taken }) {
 
   function closed(server) {
     if (!known.has(server)) return;
-    free(server);
     const { want, held } = known.get(server);
+    known.get(server).closed = true;
     tell({ closed: address(want), held: held?.name });
   }
 
@@ -279,11 +277,18 @@ function start({ config, taken }) {
   function drain(pause) {
     if (draining) return;
     draining = true;
+    // A process that has nothing left to do would be gone before the stop signal,
+    // and the app's own handler with what it has to put in order.
+    line.ref();
     diagnostics.subscribe('http.server.request.start', quietly(({ server, response }) => {
       if (open.has(server)) response.setHeader('Connection', 'close');
     }));
     for (const server of open) {
-      if (!server.listening) continue;
+      if (!server.listening) {
+        // A primary of a cluster has taken its socket, and its workers drain.
+        if (!known.get(server).closed) open.delete(server);
+        continue;
+      }
       retired.add(server);
       close.call(server);
       closed(server);

@@ -44,7 +44,7 @@ func ReadScript(dir, name string, args, env []string) (*Script, error) {
 	if err := json.Unmarshal(bytes.TrimPrefix(text, []byte("\ufeff")), &p); err != nil {
 		return nil, fmt.Errorf("cannot read %s: %w", file, err)
 	}
-	command := p.Scripts[name]
+	command := p.scripts[name]
 	if command == "" && name == "start" {
 		if _, err := os.Stat(filepath.Join(s.Dir, "server.js")); err == nil {
 			command = "node server.js"
@@ -57,7 +57,7 @@ func ReadScript(dir, name string, args, env []string) (*Script, error) {
 
 	main, assigned := split(command)
 	main = append(main, args...)
-	pre, post := p.Scripts["pre"+name], p.Scripts["post"+name]
+	pre, post := p.scripts["pre"+name], p.scripts["post"+name]
 	if pre == "" && post == "" && len(main) > len(args) && s.finds(main[0]) {
 		s.Argv = main
 		s.Env = with(s.Env, assigned...)
@@ -98,36 +98,50 @@ func (s *Script) finds(program string) bool {
 // environment, the next one if it succeeds.
 func shell(name, pre, command string, args []string, post string) string {
 	for _, a := range args {
-		command += " '" + strings.ReplaceAll(a, "'", `'\''`) + "'"
+		command += " " + quote(a)
+	}
+	if pre == "" && post == "" {
+		return command
 	}
 	var b strings.Builder
-	before := func(event, text string) {
-		fmt.Fprintf(&b, "npm_lifecycle_event='%s' npm_lifecycle_script='%s'\n(\n%s\n) || exit\n",
-			event, strings.ReplaceAll(text, "'", `'\''`), text)
+	last := name
+	if post != "" {
+		last = "post" + name
 	}
-	if pre != "" {
-		before("pre"+name, pre)
-	}
-	event := func(event, text string) string {
-		return fmt.Sprintf("npm_lifecycle_event='%s' npm_lifecycle_script='%s'\n", event, strings.ReplaceAll(text, "'", `'\''`))
-	}
-	switch {
-	case post != "":
-		before(name, command)
-		b.WriteString(event("post"+name, post) + post)
-	case pre != "":
-		b.WriteString(event(name, command) + command)
-	default:
-		b.WriteString(command)
+	for _, s := range []struct{ event, command string }{{"pre" + name, pre}, {name, command}, {"post" + name, post}} {
+		if s.command == "" {
+			continue
+		}
+		fmt.Fprintf(&b, "npm_lifecycle_event=%s npm_lifecycle_script=%s\n", quote(s.event), quote(s.command))
+		if s.event == last {
+			b.WriteString(s.command)
+		} else {
+			fmt.Fprintf(&b, "(\n%s\n) || exit\n", s.command)
+		}
 	}
 	return b.String()
 }
 
+func quote(word string) string { return "'" + strings.ReplaceAll(word, "'", `'\''`) + "'" }
+
 // manifest is a package.json.
 type manifest struct {
-	Name, Version        string
-	Scripts              map[string]string
-	Config, Engines, Bin any
+	scripts map[string]string
+	fields  map[string]any
+}
+
+func (p *manifest) UnmarshalJSON(text []byte) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber() // they are written as they stand
+	if err := decoder.Decode(&p.fields); err != nil {
+		return err
+	}
+	p.scripts = map[string]string{}
+	list, _ := p.fields["scripts"].(map[string]any)
+	for name, command := range list {
+		p.scripts[name], _ = command.(string)
+	}
+	return nil
 }
 
 // findPackage looks for package.json in a folder and above it, as npm does.
@@ -149,10 +163,10 @@ func findPackage(dir string) (file string, text []byte, err error) {
 }
 
 func (p *manifest) names() string {
-	if len(p.Scripts) == 0 {
+	if len(p.scripts) == 0 {
 		return "none"
 	}
-	return strings.Join(slices.Sorted(maps.Keys(p.Scripts)), ", ")
+	return strings.Join(slices.Sorted(maps.Keys(p.scripts)), ", ")
 }
 
 // environ adds what npm adds: @npmcli/run-script, lib/make-spawn-args.js,
@@ -170,6 +184,7 @@ func (p *manifest) environ(env []string, dir, file, name, command string) []stri
 	}
 	added := []string{
 		"PATH=" + strings.Join(path, ":"),
+		"PWD=" + filepath.Dir(file),
 		"INIT_CWD=" + dir,
 		"npm_command=run-script",
 		"npm_config_local_prefix=" + filepath.Dir(file),
@@ -177,31 +192,17 @@ func (p *manifest) environ(env []string, dir, file, name, command string) []stri
 		"npm_lifecycle_script=" + command,
 		"npm_package_json=" + file,
 	}
-	added = variables(added, "npm_package_name", orNil(p.Name))
-	added = variables(added, "npm_package_version", orNil(p.Version))
-	added = variables(added, "npm_package_config", p.Config)
-	added = variables(added, "npm_package_engines", p.Engines)
-	added = variables(added, "npm_package_bin", p.Bin)
-	return with(env, added...)
-}
-
-func orNil(s string) any {
-	if s == "" {
-		return nil
+	for _, field := range []string{"name", "version", "config", "engines"} {
+		if value, ok := p.fields[field]; ok {
+			added = variables(added, "npm_package_"+field, value)
+		}
 	}
-	return s
+	return with(env, added...)
 }
 
 // variables flattens a value of package.json.
 func variables(list []string, name string, value any) []string {
 	switch v := value.(type) {
-	case nil:
-	case bool:
-		text := ""
-		if v {
-			text = "true"
-		}
-		list = append(list, name+"="+text)
 	case map[string]any:
 		for _, key := range slices.Sorted(maps.Keys(v)) {
 			list = variables(list, name+"_"+key, v[key])
@@ -210,6 +211,12 @@ func variables(list []string, name string, value any) []string {
 		for i, item := range v {
 			list = variables(list, name+"_"+strconv.Itoa(i), item)
 		}
+	case nil, bool:
+		text := ""
+		if v == true {
+			text = "true"
+		}
+		list = append(list, name+"="+text)
 	default:
 		list = append(list, fmt.Sprintf("%s=%v", name, v))
 	}

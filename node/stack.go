@@ -21,7 +21,8 @@ import (
 
 // StackOptions are the options of node that Stack needs: an inspector on a port of
 // its own, since 9229 is taken by the first of two and open to all who know it, and
-// its address on no stream of the app's.
+// its address on no stream of the app's. Node still says "Debugger attached." on
+// stderr when it is used.
 var StackOptions = []string{"--inspect-port=127.0.0.1:0", "--inspect-publish-uid=http"}
 
 const (
@@ -167,16 +168,23 @@ func pause(conn net.Conn, at netip.AddrPort) (string, error) {
 			return "", err
 		}
 	}
+	scripts := map[string]string{} // the URL of each
 	for {
 		var event struct {
 			Method string
-			Params struct{ CallFrames []frame }
+			Params struct {
+				ScriptID, URL string
+				CallFrames    []frame
+			}
 		}
 		if err := websocket.JSON.Receive(session, &event); err != nil {
 			return "", err
 		}
-		if event.Method == "Debugger.paused" {
-			return text(event.Params.CallFrames), nil
+		switch event.Method {
+		case "Debugger.scriptParsed":
+			scripts[event.Params.ScriptID] = event.Params.URL
+		case "Debugger.paused":
+			return text(event.Params.CallFrames, scripts), nil
 		}
 	}
 }
@@ -184,19 +192,22 @@ func pause(conn net.Conn, at netip.AddrPort) (string, error) {
 // frame is the protocol's CallFrame; it counts lines and columns from 0.
 type frame struct {
 	FunctionName string
-	URL          string
-	Location     struct{ LineNumber, ColumnNumber int }
+	Location     struct {
+		ScriptID                 string
+		LineNumber, ColumnNumber int
+	}
 }
 
 // text writes frames as node does in a stack.
-func text(frames []frame) string {
+func text(frames []frame, scripts map[string]string) string {
 	var b strings.Builder
 	for i, f := range frames {
 		if i == mostFrames {
 			fmt.Fprintf(&b, "    and %d more\n", len(frames)-i)
 			break
 		}
-		where := fmt.Sprintf("%s:%d:%d", strings.TrimPrefix(f.URL, "file://"), f.Location.LineNumber+1, f.Location.ColumnNumber+1)
+		where := fmt.Sprintf("%s:%d:%d", strings.TrimPrefix(scripts[f.Location.ScriptID], "file://"), f.Location.LineNumber+1,
+			f.Location.ColumnNumber+1)
 		if f.FunctionName != "" {
 			where = f.FunctionName + " (" + where + ")"
 		}
