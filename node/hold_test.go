@@ -357,6 +357,35 @@ func TestEnds(t *testing.T) {
 	})
 }
 
+// A name is what it resolves to.
+func TestLocalhost(t *testing.T) {
+	eachLine(t, func(t *testing.T, node string) {
+		port := freePort(t)
+		s := newSupervisor(t, node, Options{}, Address{Host: "127.0.0.1", Port: port}, Address{Host: "::1", Port: port})
+		s.write("app.js", `const s = require('net').createServer().listen(process.env.PORT, 'localhost', () => console.log(s.address().address))`)
+		ip := s.start([]string{onPort(port)}, "node", "app.js").says()
+		expect(s, 1, func(e Listening) bool { return e.Held && e.Address.Host == ip })
+	})
+}
+
+// Where node can't reach the link, what is held is used all the same.
+func TestNoLink(t *testing.T) {
+	eachLine(t, func(t *testing.T, node string) {
+		at := Address{Port: freePort(t)}
+		s := newSupervisor(t, node, Options{Dir: "/no/such/folder"}, at)
+		if strings.Contains(node, "node-18") || strings.Contains(node, "node-20") {
+			if s.link.file != "" {
+				t.Fatalf("there is %s", s.link.file)
+			}
+		} else {
+			s.link.Close()
+		}
+		s.write("app.js", app)
+		s.start([]string{onPort(at.Port)}, "node", "app.js").says()
+		s.get("http://"+local(at.Port), "app")
+	})
+}
+
 // Negative controls: without the preload the app can't listen, and without held
 // sockets a client is refused while node is away.
 func TestWithout(t *testing.T) {

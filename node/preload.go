@@ -5,8 +5,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"os"
-	"regexp"
 	"strings"
+	"sync"
 )
 
 //go:embed preload.mjs
@@ -15,9 +15,16 @@ var preloadSource string
 // preloadOption has node run the preload. As a data: URL it needs no file, and no
 // right to read one under --permission. Node knows --import in NODE_OPTIONS from
 // 18.19 on; before that it exits with InvalidOption.
-var preloadOption = "--import=data:text/javascript;base64," + base64.StdEncoding.EncodeToString(
-	// It is in the environment of each process of the app.
-	regexp.MustCompile(`(?m)^\s*(//.*)?\n?`).ReplaceAll([]byte(preloadSource), nil))
+var preloadOption = sync.OnceValue(func() string {
+	// It is in the environment of each process of the app: without comments.
+	var code strings.Builder
+	for line := range strings.Lines(preloadSource) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "//") {
+			code.WriteString(line + "\n")
+		}
+	}
+	return "--import=data:text/javascript;base64," + base64.StdEncoding.EncodeToString([]byte(code.String()))
+})
 
 // InvalidOption is node's exit code for an option that it does not know,
 // https://nodejs.org/api/process.html#exit-codes.
@@ -54,7 +61,7 @@ func (l *Link) Environ(env []string, held Held) []string {
 	if err != nil {
 		panic("internal error: " + err.Error())
 	}
-	env = WithOptions(env, preloadOption)
+	env = WithOptions(env, preloadOption())
 	kept := make([]string, 0, len(env)+1)
 	for _, v := range env {
 		if !strings.HasPrefix(v, environment+"=") {

@@ -29,6 +29,7 @@ function start({ config, taken }) {
   const retired = new WeakSet(); // those that drain() has closed and the app has not
   const waiting = new Set(); // servers whose address is being released
   const sessions = new Set(); // of HTTP/2, on held addresses
+  let unheld = 0; // servers that were told of
   let draining = false;
 
   const quietly = (f) => (...args) => {
@@ -47,6 +48,10 @@ function start({ config, taken }) {
     // Before version 22 node can't connect to an abstract socket.
     const at = parseInt(process.versions.node) < 22 ? config.file : `\0${config.name}`;
     let text = '';
+    if (!at) {
+      line = null;
+      return;
+    }
     line = net.connect(at);
     line.unref();
     line.setEncoding('utf8');
@@ -66,7 +71,7 @@ function start({ config, taken }) {
 
   function tell(message) {
     if (line === undefined) connect();
-    if (line === null) return;
+    if (!line) return;
     // Who does not read is not waited for.
     if (line.writableLength > 65536) line.destroy();
     else line.write(`${JSON.stringify(message)}\n`);
@@ -104,6 +109,7 @@ function start({ config, taken }) {
       return want.port ? want : undefined;
     }
     if (typeof o.path !== 'string' || o.path.startsWith('\0')) return undefined;
+    want.name = o.path;
     want.path = path.resolve(o.path);
     want.mode = (o.readableAll ? 0o444 : 0) | (o.writableAll ? 0o222 : 0);
     return want;
@@ -169,13 +175,16 @@ function start({ config, taken }) {
         session.once('close', () => sessions.delete(session));
       }));
     }
-    known.set(server, { want, held, closed: false });
+    known.set(server, { want, held, told: false, closed: false });
   }
 
   function listening(server) {
     const { want, held } = known.get(server);
     if (held) open.add(server);
     if (held && want.mode) fs.chmodSync(want.path, fs.statSync(want.path).mode | want.mode);
+    // Who looks for a free port may try a thousand.
+    if (!held && unheld++ > 20) return;
+    known.get(server).told = true;
     tell({ listening: address(want), held: held?.name });
   }
 
@@ -199,7 +208,7 @@ function start({ config, taken }) {
         delete server.address;
         listen.call(server, { fd, signal: want.signal }, want.backlog, want.callback);
         // Node keeps the name of a unix socket only when it binds it.
-        if (want.path !== undefined) Object.defineProperty(server, 'address', { value: () => want.path, configurable: true, writable: true });
+        if (want.path !== undefined) Object.defineProperty(server, 'address', { value: () => want.name, configurable: true, writable: true });
         return true;
       }
       why = fd;
@@ -266,9 +275,9 @@ function start({ config, taken }) {
 
   function closed(server) {
     if (!known.has(server)) return;
-    const { want, held } = known.get(server);
+    const { want, held, told } = known.get(server);
     known.get(server).closed = true;
-    tell({ closed: address(want), held: held?.name });
+    if (told) tell({ closed: address(want), held: held?.name });
   }
 
   // No further connection is accepted, further answers are the last of theirs, and

@@ -8,10 +8,10 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // Script is a script of package.json, ready to be run without npm.
@@ -20,12 +20,6 @@ type Script struct {
 	// Dir is the package's folder, in which npm runs scripts.
 	Dir string
 }
-
-// plain is a command that a shell would only split at spaces.
-var plain = regexp.MustCompile(`^[\w@%+=:,./ \t-]+$`)
-
-// assignment is a variable before a command.
-var assignment = regexp.MustCompile(`^[A-Za-z_]\w*=`)
 
 // ReadScript resolves what `npm run NAME -- ARG...` runs in a folder or above it:
 // node_modules/.bin of all folders up to / first in PATH, npm_* variables
@@ -70,14 +64,25 @@ func ReadScript(dir, name string, args, env []string) (*Script, error) {
 // split gives the words of a command that needs no shell, and the variables that
 // it sets; none: it needs one.
 func split(command string) (words, assigned []string) {
-	if !plain.MatchString(command) {
+	special := func(r rune) bool { return !alphanumeric(r) && !strings.ContainsRune("_@%+=:,./- \t", r) }
+	if strings.ContainsFunc(command, special) {
 		return nil, nil
 	}
 	words = strings.Fields(command)
-	for len(words) > 0 && assignment.MatchString(words[0]) {
+	for len(words) > 0 && isAssignment(words[0]) {
 		assigned, words = append(assigned, words[0]), words[1:]
 	}
 	return words, assigned
+}
+
+func isAssignment(word string) bool {
+	name, _, ok := strings.Cut(word, "=")
+	return ok && name != "" && (name[0] < '0' || name[0] > '9') &&
+		!strings.ContainsFunc(name, func(r rune) bool { return r != '_' && !alphanumeric(r) })
+}
+
+func alphanumeric(r rune) bool {
+	return r < unicode.MaxASCII && (unicode.IsLetter(r) || unicode.IsDigit(r))
 }
 
 // finds tells whether a program is in the PATH. What is not may be the shell's:

@@ -105,30 +105,26 @@ func loopbackListeners(pid int) (map[string]netip.AddrPort, error) {
 			own[strings.TrimSuffix(inode, "]")] = true
 		}
 	}
+	// The kernel prints the number that the bytes make in the machine's own order.
+	ip := netip.AddrFrom4([4]byte{127, 0, 0, 1})
+	loopback := fmt.Sprintf("%08X:", binary.NativeEndian.Uint32(ip.AsSlice()))
 	found := map[string]netip.AddrPort{}
 	for line := range strings.Lines(string(table)) {
 		f := strings.Fields(line)
 		if len(f) < 10 || f[3] != "0A" { // TCP_LISTEN
 			continue
 		}
-		digits, isLoopback := strings.CutPrefix(f[1], loopback+":")
+		digits, isLoopback := strings.CutPrefix(f[1], loopback)
 		port, err := strconv.ParseUint(digits, 16, 16)
 		if !isLoopback || err != nil {
 			continue
 		}
 		if inode := f[9]; own[inode] || errOwn != nil && f[7] == strconv.Itoa(int(st.Uid)) {
-			found[inode] = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
+			found[inode] = netip.AddrPortFrom(ip, uint16(port))
 		}
 	}
 	return found, nil
 }
-
-// loopback is 127.0.0.1 as the kernel prints it: the number that its bytes make in
-// the machine's own order.
-var loopback = func() string {
-	b := [4]byte{127, 0, 0, 1}
-	return fmt.Sprintf("%08X", binary.NativeEndian.Uint32(b[:]))
-}()
 
 // pause speaks the inspector's protocol,
 // https://chromedevtools.github.io/devtools-protocol/v8/Debugger/.
