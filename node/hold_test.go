@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -79,7 +80,7 @@ Promise.all(servers).then(list => {
 			if h.Path != "" {
 				network, to = "unix", h.Path
 			}
-			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) { return net.Dial(network, to) }}}
+			client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial(network, to) }}}
 			answer, err := client.Get("http://form/")
 			if err != nil {
 				t.Errorf("%s: %v", h, err)
