@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -227,15 +229,24 @@ func until(t testing.TB, what string, done func() bool) {
 	}
 }
 
+// nextPort is where freePort goes on to look. Below 32768 the kernel does not take
+// ports for outgoing connections, see ip_local_port_range in ip(7).
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(10000 + rand.Uint32N(20000)) }
+
 // freePort is one that nothing listens on.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
+	for range 1000 {
+		port := 10000 + nextPort.Add(1)%22000
+		if l, err := net.Listen("tcp", ":"+strconv.Itoa(int(port))); err == nil {
+			l.Close()
+			return uint16(port)
+		}
 	}
-	defer l.Close()
-	return uint16(l.Addr().(*net.TCPAddr).Port)
+	t.Fatal("no port is free")
+	return 0
 }
 
 func onPort(port uint16) string { return "PORT=" + strconv.Itoa(int(port)) }

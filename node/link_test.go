@@ -19,7 +19,9 @@ import (
 func pair(t *testing.T) (*supervisor, func() *net.UnixConn) {
 	t.Helper()
 	s := newSupervisor(t, "", Options{}, Address{Port: freePort(t)})
+	s.mu.Lock()
 	s.mains = []int{os.Getpid()}
+	s.mu.Unlock()
 	return s, func() *net.UnixConn {
 		t.Helper()
 		c, err := net.DialUnix("unix", nil, &net.UnixAddr{Net: "unix", Name: "@" + s.link.name})

@@ -9,21 +9,29 @@ import (
 	"sync"
 )
 
-//go:embed preload.mjs
+//go:embed preload.js
 var preloadSource string
 
-// preloadOption has node run the preload. As a data: URL it needs no file, and no
-// right to read one under --permission. Node knows --import in NODE_OPTIONS from
-// 18.19 on; before that it exits with InvalidOption.
-var preloadOption = sync.OnceValue(func() string {
-	// It is in the environment of each process of the app: without comments.
+// preload is the code without its comments: it is in the environment of each
+// process of the app.
+var preload = sync.OnceValue(func() string {
 	var code strings.Builder
 	for line := range strings.Lines(preloadSource) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "//") {
 			code.WriteString(line + "\n")
 		}
 	}
-	return "--import=data:text/javascript;base64," + base64.StdEncoding.EncodeToString([]byte(code.String()))
+	return code.String()
+})
+
+// preloadOption has node run the preload. As a data: URL it needs no file, and no
+// right to read one under --permission; the URL is short, since node takes some
+// milliseconds for a long one. Node knows --import in NODE_OPTIONS from 18.19 on;
+// before that it exits with InvalidOption.
+var preloadOption = sync.OnceValue(func() string {
+	const run = `import{createRequire}from'node:module';try{const require=createRequire('/'),config=JSON.parse(process.env.` + environment + `);` +
+		`require('node:vm').compileFunction(config.code,['require','config'])(require,config)}catch{}`
+	return "--import=data:text/javascript;base64," + base64.StdEncoding.EncodeToString([]byte(run))
 })
 
 // InvalidOption is node's exit code for an option that it does not know,
@@ -41,6 +49,7 @@ type told struct {
 	Held     Held      `json:"held"`
 	AtStart  bool      `json:"atStart,omitempty"`
 	Messages bool      `json:"messages,omitempty"`
+	Code     string    `json:"code"`            // of the preload
 	Stats    []float64 `json:"stats,omitempty"` // the buckets of collections; nil: no stats
 }
 
@@ -49,7 +58,7 @@ type told struct {
 func (l *Link) Environ(env []string, held Held) []string {
 	t := told{
 		PID: os.Getpid(), Name: l.name, File: l.file, Held: held,
-		AtStart: l.options.AtStart, Messages: l.options.Messages,
+		AtStart: l.options.AtStart, Messages: l.options.Messages, Code: preload(),
 	}
 	if held == nil {
 		t.Held = Held{}

@@ -54,8 +54,8 @@ func TestStats(t *testing.T) {
 	}
 	eachLine(t, func(t *testing.T, node string) {
 		s := newSupervisor(t, node, Options{AtStart: true, Stats: true})
-		s.write("app.js", `setInterval(() => { for (let i = 0; i < 2e5; i++) ({ i }) }, 5); process.stdin.resume(); setImmediate(() => console.log('up'))`)
-		p := s.start(nil, "node", "app.js")
+		s.write("app.js", `setInterval(() => {}, 1e6); setTimeout(() => { gc(); setTimeout(() => console.log('up'), 50) }, 50)`)
+		p := s.start(nil, "node", "--expose-gc", "app.js")
 		p.says()
 		var stats *Stats
 		until(t, "stats with a collection of garbage", func() bool {

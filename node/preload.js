@@ -1,27 +1,23 @@
-// Run by node before the app, in each of its processes and threads; preload.go
-// hands it over without these lines. Public API of Node only. Whatever fails in
-// here, the app listens as it would alone.
-import diagnostics from 'node:diagnostics_channel';
-import fs from 'node:fs';
-import { createRequire } from 'node:module';
-import net from 'node:net';
-import path from 'node:path';
-import threads from 'node:worker_threads';
+// The body of a function (require, config) that node runs before the app, in each
+// of its processes and threads; preload.go hands it over without these lines.
+// Public API of Node only, and what only some processes need is loaded when they
+// do. Whatever fails in here, the app listens as it would alone.
+'use strict';
+const diagnostics = require('node:diagnostics_channel');
+const fs = require('node:fs');
+const net = require('node:net');
+const path = require('node:path');
+const threads = require('node:worker_threads');
 
-// What only some processes need is loaded when they do.
-const require = createRequire('/');
-
-// Threads share the number of descriptors taken of each held socket.
-function settings() {
+// How many descriptors of each held socket are taken: threads share them.
+function shared() {
   if (!threads.isMainThread) return threads.getEnvironmentData('evermore');
-  if (!process.env.EVERMORE_NODE) return undefined;
-  const config = JSON.parse(process.env.EVERMORE_NODE);
-  const shared = { config, taken: new Int32Array(new SharedArrayBuffer(4 * (config.held.length + 1))) };
-  threads.setEnvironmentData('evermore', shared);
-  return shared;
+  const taken = new Int32Array(new SharedArrayBuffer(4 * (config.held.length + 1)));
+  threads.setEnvironmentData('evermore', taken);
+  return taken;
 }
 
-function start({ config, taken }) {
+function start(taken) {
   const { listen, close } = net.Server.prototype;
   const direct = threads.isMainThread && process.ppid === config.pid;
   const known = new WeakMap(); // server -> what it listens on, or is about to
@@ -383,9 +379,4 @@ function start({ config, taken }) {
   if (direct && config.atStart) connect();
 }
 
-try {
-  const shared = settings();
-  if (shared) start(shared);
-} catch {
-  // Without it the app runs as ever.
-}
+start(shared());
