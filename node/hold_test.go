@@ -107,7 +107,7 @@ https.createServer({ key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cer
 	apps := []struct{ name, file, text, scheme string }{
 		{"http", "app.js", app, "http"},
 		{"esm", "app.mjs", `import { createServer } from 'http'; await 0; createServer((q, r) => r.end('app')).listen(process.env.PORT)`, "http"},
-		{"net", "app.js", `require('net').createServer(c => c.end('HTTP/1.0 200 OK\r\n\r\napp')).listen(process.env.PORT)`, "http"},
+		{"net", "app.js", `require('net').createServer(c => c.once('data', () => c.end('HTTP/1.0 200 OK\r\n\r\napp'))).listen(process.env.PORT)`, "http"},
 		{"https", "app.mjs", https, "https"},
 		{"express", "app.js", `require('express')().get('/', (q, r) => r.send('app')).listen(process.env.PORT)`, "http"},
 		{"worker thread", "app.js", `const w = require('worker_threads');
