@@ -12,10 +12,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
-	"unicode"
 
 	"golang.org/x/sys/unix"
 )
@@ -238,8 +236,8 @@ func (l *Link) serve(c *conn) {
 	}
 }
 
-// message is a line from node.
-type message struct {
+// fromNode is a line from node.
+type fromNode struct {
 	Hello *struct {
 		Thread int `json:"thread"`
 	} `json:"hello"`
@@ -272,7 +270,7 @@ func (l *Link) read(c *conn, from io.Reader) error {
 		if left < 0 {
 			return errRate
 		}
-		var m message
+		var m fromNode
 		if err := json.Unmarshal(line, &m); err != nil {
 			return fmt.Errorf("it sent a line that is none of the link's: %w", err)
 		}
@@ -299,7 +297,7 @@ func readLine(from *bufio.Reader) ([]byte, error) {
 	return append(whole, line...), err
 }
 
-func (l *Link) told(c *conn, m *message) error {
+func (l *Link) told(c *conn, m *fromNode) error {
 	if m.Hello != nil {
 		l.mu.Lock()
 		c.from.Thread = max(m.Hello.Thread, 0)
@@ -374,10 +372,10 @@ func (l *Link) address(asked Address, name string) (a Address, held bool) {
 
 // release gives up what a process can't use, unless another one is using it: then
 // it finds the address in use, as it would without evermore.
-func (l *Link) release(c *conn, m *message) {
+func (l *Link) release(c *conn, m *fromNode) {
 	for _, name := range m.Release {
 		if a, held := l.address(Address{}, name); held && !l.used(name) && l.options.Sockets.Release(a) {
-			l.emit(Released{c.from, a, printable(m.Why)})
+			l.emit(Released{c.from, a, short(m.Why)})
 		}
 	}
 	l.mu.Lock()
@@ -394,23 +392,6 @@ func (l *Link) used(name string) bool {
 		}
 	}
 	return false
-}
-
-// longestWhy is how much of a reason is kept, in bytes.
-const longestWhy = 200
-
-// printable is a text of the app's as one line of a log.
-func printable(text string) string {
-	text = strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '?'
-		}
-		return r
-	}, text)
-	if len(text) > longestWhy {
-		text = strings.ToValidUTF8(text[:longestWhy], "")
-	}
-	return text
 }
 
 // Ping asks each process of a run for a Pong that does not owe one already. It

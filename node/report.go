@@ -227,7 +227,7 @@ func message(first string, rest []string) string {
 // short is a text of the app's that is safe to show: one line of no great length.
 func short(text string) string {
 	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
