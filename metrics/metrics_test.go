@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +30,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 // app is a Source whose answers a test sets.
 type app struct {
 	snapshot atomic.Pointer[pid1.Snapshot]
+	others   atomic.Pointer[[]*pid1.Snapshot] // further workers; nil: none
 	ping     func(context.Context) error
 	check    func(context.Context) (bool, string) // nil: what the snapshot says
 }
@@ -38,8 +41,15 @@ func newApp(s pid1.Snapshot) *app {
 	return a
 }
 
-func (a *app) set(s pid1.Snapshot)          { a.snapshot.Store(&s) }
-func (a *app) Snapshot() *pid1.Snapshot     { return a.snapshot.Load() }
+func (a *app) set(s pid1.Snapshot)      { a.snapshot.Store(&s) }
+func (a *app) Snapshot() *pid1.Snapshot { return a.snapshot.Load() }
+func (a *app) Snapshots() []*pid1.Snapshot {
+	all := []*pid1.Snapshot{a.Snapshot()}
+	if others := a.others.Load(); others != nil {
+		all = append(all, *others...)
+	}
+	return all
+}
 func (a *app) Ping(c context.Context) error { return a.ping(c) }
 
 func (a *app) CheckReady(c context.Context) (bool, string) {
@@ -118,7 +128,9 @@ func series(t *testing.T, g prometheus.Gatherer) map[string]float64 {
 // Names, types, help and labels are an interface: dashboards and alerts hang on
 // them.
 func TestGolden(t *testing.T) {
-	reg, _, _ := newRegistry(newApp(up()))
+	reg, m, _ := newRegistry(newApp(up()))
+	reg.MustRegister(NewBacklogs(func() []Backlog { return []Backlog{{Port: 3000, Limit: 511}} }))
+	m.Pinged(0, time.Millisecond)
 	families, err := reg.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -163,6 +175,8 @@ func TestPromtoolFindsNothing(t *testing.T) {
 		t.Skip("promtool is missing")
 	}
 	reg, m, _ := newRegistry(newApp(up()))
+	reg.MustRegister(NewBacklogs(func() []Backlog { return []Backlog{{Port: 3000, Limit: 511}, {Host: "::1", Port: 3000}} }))
+	m.Pinged(0, time.Millisecond)
 	for _, e := range allEvents() {
 		m.Observe(e)
 	}
@@ -208,9 +222,14 @@ func TestKnownLabelValuesStartAtZero(t *testing.T) {
 		`evermore_http_bind_failures_total{}`,
 		`evermore_oom_kills_total{}`,
 		`evermore_stop_kills_total{worker="0"}`,
-		`evermore_log_bytes_total{stream="stdout",worker="0"}`,
-		`evermore_log_bytes_total{stream="stderr",worker="0"}`,
-		`evermore_log_write_errors_total{worker="0"}`,
+		`evermore_log_bytes_total{stream="stdout"}`,
+		`evermore_log_bytes_total{stream="stderr"}`,
+		`evermore_log_write_errors_total{}`,
+		`evermore_reloads_total{result="ok"}`,
+		`evermore_reloads_total{result="rolled_back"}`,
+		`evermore_reloads_total{result="refused"}`,
+		`evermore_reloads_total{result="failed"}`,
+		`evermore_reload_duration_seconds_count{}`,
 		`evermore_log_lines_lost_total{}`,
 	)
 	for _, name := range want {
@@ -250,6 +269,17 @@ func countedEvents() []counted {
 		}},
 		{"restart", pid1.Event{Kind: pid1.Restarting, Reason: pid1.ReasonException}, map[string]float64{
 			`evermore_child_restarts_total{reason="exception",worker="0"}`: 1,
+		}},
+		{"replacement", pid1.Event{Kind: pid1.Replaced, Reason: pid1.ReasonReload}, map[string]float64{
+			`evermore_child_restarts_total{reason="reload",worker="0"}`: 1,
+		}},
+		{"reload", pid1.Event{Kind: pid1.Reloaded, Result: pid1.ReloadOK, Uptime: 3 * time.Second}, map[string]float64{
+			`evermore_reloads_total{result="ok"}`:      1,
+			`evermore_reload_duration_seconds_count{}`: 1,
+			`evermore_reload_duration_seconds_sum{}`:   3,
+		}},
+		{"reload that was rolled back", pid1.Event{Kind: pid1.Reloaded, Result: pid1.ReloadRolledBack, Uptime: 30 * time.Second}, map[string]float64{
+			`evermore_reloads_total{result="rolled_back"}`: 1,
 		}},
 		{"exit with an unusual code", pid1.Event{Kind: pid1.Exited, Reason: pid1.ReasonExit, Exit: reaper.Exit{Code: 42}, Uptime: 90 * time.Second}, map[string]float64{
 			`evermore_child_exits_total{code="42",reason="exit",worker="0"}`: 1,
@@ -330,11 +360,11 @@ func TestCountsFromElsewhere(t *testing.T) {
 	logs.lost.Store(4)
 	got := series(t, reg)
 	for name, want := range map[string]float64{
-		`evermore_http_bind_failures_total{}`:                  1,
-		`evermore_log_bytes_total{stream="stdout",worker="0"}`: 1 << 40,
-		`evermore_log_bytes_total{stream="stderr",worker="0"}`: 2,
-		`evermore_log_write_errors_total{worker="0"}`:          3,
-		`evermore_log_lines_lost_total{}`:                      4,
+		`evermore_http_bind_failures_total{}`:       1,
+		`evermore_log_bytes_total{stream="stdout"}`: 1 << 40,
+		`evermore_log_bytes_total{stream="stderr"}`: 2,
+		`evermore_log_write_errors_total{}`:         3,
+		`evermore_log_lines_lost_total{}`:           4,
 	} {
 		if got[name] != want {
 			t.Errorf("%s is %v, want %v", name, got[name], want)
@@ -403,6 +433,122 @@ func TestSnapshot(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Each worker has series of its own, from 0 on. When it goes, what is true of it
+// goes, and what was counted stays.
+func TestWorkers(t *testing.T) {
+	src := newApp(up())
+	second := up()
+	second.Worker, second.Ready, second.State = 1, false, pid1.StateStopping
+	src.others.Store(&[]*pid1.Snapshot{&second})
+	reg, m, _ := newRegistry(src)
+	m.Observe(pid1.Event{Kind: pid1.Started, Worker: 2}) // it has just been asked for
+	third := up()
+	third.Worker = 2
+	src.others.Store(&[]*pid1.Snapshot{&second, &third})
+	m.Observe(pid1.Event{Kind: pid1.Restarting, Worker: 1, Reason: pid1.ReasonHang})
+	m.Observe(pid1.Event{Kind: pid1.Signalled, Worker: 1, Signal: syscall.SIGHUP, SentAs: syscall.SIGHUP})
+	m.Pinged(2, 250*time.Millisecond)
+	got := series(t, reg)
+	for name, want := range map[string]float64{
+		`evermore_workers{}`:                                            3,
+		`evermore_workers_ready{}`:                                      2,
+		`evermore_child_ready{worker="0"}`:                              1,
+		`evermore_child_ready{worker="1"}`:                              0,
+		`evermore_child_ready{worker="2"}`:                              1,
+		`evermore_child_state{state="stopping",worker="1"}`:             1,
+		`evermore_child_state{state="stopping",worker="2"}`:             0,
+		`evermore_child_starts_total{worker="1"}`:                       0,
+		`evermore_child_starts_total{worker="2"}`:                       1,
+		`evermore_child_restarts_total{reason="hang",worker="0"}`:       0,
+		`evermore_child_restarts_total{reason="hang",worker="1"}`:       1,
+		`evermore_child_exits_total{code="1",reason="exit",worker="2"}`: 0,
+		`evermore_signals_forwarded_total{signal="SIGHUP",worker="1"}`:  1,
+		`evermore_child_event_loop_ping_seconds_sum{worker="2"}`:        0.25,
+		`evermore_child_event_loop_ping_seconds_count{worker="0"}`:      missing,
+	} {
+		if v, ok := got[name]; ok && v != want || ok == (want == missing) {
+			t.Errorf("%s is %v (there: %v), want %v", name, v, ok, want)
+		}
+	}
+	const process, counter = `evermore_child_process_resident_memory_bytes{worker="1"}`, `evermore_child_restarts_total{reason="hang",worker="1"}`
+	if got[process] == 0 {
+		t.Errorf("%s is missing", process)
+	}
+
+	src.others.Store(nil)
+	got = series(t, reg)
+	for name := range got {
+		if of := strings.Contains(name, `worker="1"`); of && !strings.Contains(name, "_total{") && !strings.Contains(name, "_seconds_") {
+			t.Errorf("%s is still there", name)
+		}
+	}
+	if v := got[counter]; v != 1 || got[`evermore_workers{}`] != 1 || got[process] != 0 {
+		t.Errorf("%s is %v; workers %v, memory %v", counter, v, got[`evermore_workers{}`], got[process])
+	}
+	src.others.Store(&[]*pid1.Snapshot{&second}) // a worker of that number comes again
+	m.Observe(pid1.Event{Kind: pid1.Started, Worker: 1})
+	if got = series(t, reg); got[counter] != 1 || got[process] == 0 {
+		t.Errorf("%s is %v, memory %v", counter, got[counter], got[process])
+	}
+}
+
+// A listener has series while it listens, and those of one port are told apart.
+func TestBacklogs(t *testing.T) {
+	reg := prometheus.NewPedanticRegistry()
+	list := []Backlog{{Port: 3000, Waiting: 2, Limit: 511}, {Host: "127.0.0.1", Port: 3000, Limit: 128}}
+	reg.MustRegister(NewBacklogs(func() []Backlog { return list }))
+	want := map[string]float64{
+		`evermore_listener_backlog{host="",port="3000"}`:                2,
+		`evermore_listener_backlog_limit{host="",port="3000"}`:          511,
+		`evermore_listener_backlog{host="127.0.0.1",port="3000"}`:       0,
+		`evermore_listener_backlog_limit{host="127.0.0.1",port="3000"}`: 128,
+	}
+	if got := series(t, reg); !maps.Equal(got, want) {
+		t.Errorf("got %v", got)
+	}
+	list = nil
+	if got := series(t, reg); len(got) != 0 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// What the processes tell of themselves takes a bounded time, and one that does not
+// answer takes nothing from the others.
+func TestRuntimes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		src := newApp(up())
+		hangs, isDown := up(), down()
+		hangs.Worker, isDown.Worker = 1, 2
+		src.others.Store(&[]*pid1.Snapshot{&hangs, &isDown})
+		heap := prometheus.NewDesc("nodejs_heap_size_used_bytes", "Heap.", []string{"worker"}, nil)
+		var asked sync.Map
+		reg := prometheus.NewPedanticRegistry()
+		reg.MustRegister(NewRuntimes(src, func(ch chan<- *prometheus.Desc) { ch <- heap },
+			func(ctx context.Context, pid int, worker string, to chan<- prometheus.Metric) {
+				asked.Store(worker, pid)
+				if worker == "1" {
+					<-ctx.Done()
+					return
+				}
+				to <- prometheus.MustNewConstMetric(heap, prometheus.GaugeValue, 7, worker)
+			}))
+		begun := time.Now()
+		got := series(t, reg)
+		if took := time.Since(begun); took != tellTime {
+			t.Errorf("it took %s", took)
+		}
+		if want := map[string]float64{`nodejs_heap_size_used_bytes{worker="0"}`: 7}; !maps.Equal(got, want) {
+			t.Errorf("got %v", got)
+		}
+		if pid, _ := asked.Load("0"); pid != os.Getpid() {
+			t.Errorf("process %v was asked", pid)
+		}
+		if _, ok := asked.Load("2"); ok {
+			t.Error("one that is down was asked")
+		}
+	})
 }
 
 func TestUptimeGrows(t *testing.T) {

@@ -73,6 +73,9 @@ func AppStates() []State {
 // legend tells instances apart: by the pod in Kubernetes, else by the address.
 const legend = "{{pod}} {{instance}}"
 
+// worker tells the processes of an instance apart, too.
+const worker = legend + " {{worker}}"
+
 // of gives evermore's metric of the selected targets, with more matchers.
 func of(metric string, matchers ...string) string { return target("evermore_"+metric, matchers...) }
 
@@ -121,16 +124,16 @@ func Rows() []Row {
 			{Title: "Restarts left", Kind: Stat, Low: true, Warn: 1, Help: "Of the instance that has fewest before evermore gives its app up.", Queries: one("min("+of("restarts_remaining")+")", "")},
 		}},
 		{"Life", []Panel{
-			{Title: "State", Kind: States, Queries: one(stateExpr(), legend)},
+			{Title: "State", Kind: States, Queries: one(stateExpr(), worker)},
 			{Title: "Restarts by reason", Kind: Bars, Queries: one("sum by (reason) ("+since(of("child_restarts_total"))+") > 0", "{{reason}}")},
 			{
 				Title: "Exits by reason and code", Kind: Bars, Help: "Code 128+n is signal n.",
 				Queries: one("sum by (reason, code) ("+since(of("child_exits_total"))+") > 0", "{{reason}} {{code}}"),
 			},
-			{Title: "Uptime", Kind: Lines, Unit: "s", Queries: one(of("child_uptime_seconds"), legend)},
-			{Title: "Last exit code", Kind: Lines, Help: "128+n is signal n.", Queries: one(of("child_last_exit_code"), legend)},
-			{Title: "Back-off", Kind: Lines, Unit: "s", Help: "The pause before the next start that is being waited for.", Queries: one(of("restart_backoff_seconds"), legend)},
-			{Title: "Restarts remaining", Kind: Lines, Help: "What the limits still allow; nothing where there is none.", Queries: one(of("restarts_remaining"), legend)},
+			{Title: "Uptime", Kind: Lines, Unit: "s", Queries: one(of("child_uptime_seconds"), worker)},
+			{Title: "Last exit code", Kind: Lines, Help: "128+n is signal n.", Queries: one(of("child_last_exit_code"), worker)},
+			{Title: "Back-off", Kind: Lines, Unit: "s", Help: "The pause before the next start that is being waited for.", Queries: one(of("restart_backoff_seconds"), worker)},
+			{Title: "Restarts remaining", Kind: Lines, Help: "What the limits still allow; nothing where there is none.", Queries: one(of("restarts_remaining"), worker)},
 			{
 				Title: "How long runs lasted", Kind: Counts, Help: "Runs that ended in the time shown, by the seconds that they lasted at the most.",
 				Queries: one("sum by (le) (increase("+of("child_run_duration_seconds_bucket")+"[$__range]))", "{{le}}"),
@@ -141,10 +144,21 @@ func Rows() []Row {
 				{"sum(" + since(of("stop_kills_total")) + ")", "did not stop in time"},
 			}},
 		}},
-		{"The app's process", []Panel{
-			{Title: "CPU", Kind: Lines, Unit: "percentunit", Help: "100% is one CPU.", Queries: one(perSecond(of("child_process_cpu_seconds_total")), legend)},
-			{Title: "Resident memory", Kind: Lines, Unit: "bytes", Queries: one(of("child_process_resident_memory_bytes"), legend)},
-			{Title: "Open file descriptors", Kind: Lines, Queries: one(of("child_process_open_fds"), legend)},
+		{"Workers and reloads", []Panel{
+			{Title: "Workers", Kind: Lines, Help: "Processes that there are to be, and those that are ready.", Queries: []Query{
+				{"sum(" + of("workers") + ")", "to be"},
+				{"sum(" + of("workers_ready") + ")", "ready"},
+			}},
+			{Title: "Reloads by result", Kind: Bars, Queries: one("sum by (result) ("+since(of("reloads_total"))+")", "{{result}}")},
+			{
+				Title: "How long reloads took", Kind: Counts, Help: "Those that succeeded in the time shown, by the seconds that they took at the most.",
+				Queries: one("sum by (le) (increase("+of("reload_duration_seconds_bucket")+"[$__range]))", "{{le}}"),
+			},
+		}},
+		{"The app's processes", []Panel{
+			{Title: "CPU", Kind: Lines, Unit: "percentunit", Help: "100% is one CPU.", Queries: one(perSecond(of("child_process_cpu_seconds_total")), worker)},
+			{Title: "Resident memory", Kind: Lines, Unit: "bytes", Queries: one(of("child_process_resident_memory_bytes"), worker)},
+			{Title: "Open file descriptors", Kind: Lines, Queries: one(of("child_process_open_fds"), worker)},
 			{
 				Title: "Output through evermore", Kind: Lines, Unit: "Bps", Help: "Only where it goes through a pipe: what the app writes straight to its target is not seen.",
 				Queries: one("sum by (stream) ("+perSecond(of("log_bytes_total"))+")", "{{stream}}"),
