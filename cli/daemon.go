@@ -210,7 +210,7 @@ func (s *settings) placeDaemon() {
 // record is what the register says of this supervisor.
 func (s *settings) appRecord() control.App {
 	a := control.App{
-		UID: s.uid, ID: s.id, Args: []string{}, Command: s.argv, Dir: s.workingDir,
+		UID: s.uid, ID: s.id, Args: []string{}, Command: s.words(), Dir: s.workingDir,
 		LogFile: s.logFile, OutFile: s.outFile, ErrFile: s.errFile, PIDFile: s.pidFile, Daemon: s.starter != nil,
 	}
 	a.SourceDir = absolute(s.sourceDir)

@@ -21,9 +21,17 @@ import (
 // ledgerKey names the story of the app: see control.LedgerKey.
 func (s *settings) ledgerKey() string {
 	if s.form == container && !s.isGiven("uid") {
-		return control.LedgerKey("", s.argv, absolute(s.workingDir))
+		return control.LedgerKey("", s.words(), absolute(s.workingDir))
 	}
 	return control.LedgerKey(s.uid, nil, "")
+}
+
+// words is what runs, as it was asked for.
+func (s *settings) words() []string {
+	if s.npm != "" && s.form == container {
+		return append([]string{"npm", "run", s.npm}, s.argv...)
+	}
+	return s.argv
 }
 
 // absolute is the path as it is from the root on, as far as that is known.

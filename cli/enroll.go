@@ -261,6 +261,10 @@ func (r *running) changed(c watch.Change) {
 	if r.storm.isOne(c.Path, time.Now()) {
 		r.warn(fmt.Errorf("%s changes again and again: if the app itself writes it, name it in .foreverignore or by --watch-ignore", c.Path))
 	}
+	if r.watchReload {
+		_ = r.app.Reload(context.Background(), text)
+		return
+	}
 	_ = r.app.Restart(context.Background(), pid1.ReasonWatch, text) // its failure has its own event
 }
 

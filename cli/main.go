@@ -96,6 +96,10 @@ func (s *settings) called(rest []string, dashes bool) error {
 		s.form = container
 	}
 	switch {
+	case len(rest) == 0 && (s.npm != "" || os.Getenv("EVERMORE_NPM") != ""):
+		if !dashes {
+			s.argv = []string{"."}
+		}
 	case len(rest) == 0 && dashes:
 		return usage(`no COMMAND after --: an image whose ENTRYPOINT is ["/evermore", "--"] needs a CMD`)
 	case len(rest) == 0:

@@ -61,6 +61,7 @@ const (
 	groupStop     = "Stop and signals"
 	groupOutput   = "Output"
 	groupWatch    = "Watch"
+	groupHold     = "Ports and processes"
 	groupHealth   = "Health and metrics"
 	groupMessages = "Messages"
 )
@@ -90,6 +91,11 @@ var table = []option{
 		help:  "run SCRIPT by this, with its options: \"node --inspect\"",
 		set:   func(s *settings, v string) error { return setWords(&s.command, v) },
 		shown: [2]string{script: "node"},
+	},
+	{
+		name: "npm", group: groupStart, arg: "SCRIPT",
+		help: "run a script of package.json, without npm in between; SCRIPT is then the package's folder, and behind -- there are its arguments",
+		set:  func(s *settings, v string) error { return setText(&s.npm, v) },
 	},
 	{
 		name: "before", group: groupStart, arg: "COMMAND",
@@ -363,16 +369,68 @@ var table = []option{
 	},
 	{
 		name: "watch-action", group: groupWatch, arg: "ACTION",
-		help:     "what a change does: restart, or signal:HUP",
-		set:      func(s *settings, v string) (err error) { s.watchSignal, err = parseWatchAction(v); return },
+		help: "what a change does: restart, reload, or signal:HUP",
+		set: func(s *settings, v string) (err error) {
+			s.watchReload, s.watchSignal, err = parseWatchAction(v)
+			return
+		},
 		defaults: both("restart"),
-		complete: words("restart", "signal:HUP", "signal:USR2"),
+		complete: words("restart", "reload", "signal:HUP", "signal:USR2"),
 	},
 	{
 		name: "watch-poll", group: groupWatch, arg: "TIME",
 		help:  "look every TIME, where the kernel tells nothing: bind mounts, network file systems",
 		set:   setTime(func(s *settings) *time.Duration { return &s.watchPoll }),
 		shown: both("off"),
+	},
+
+	{
+		name: "hold", group: groupHold, arg: "ADDRESS", list: true,
+		help: "keep PORT, HOST:PORT or unix:PATH open while the app is started anew: connections wait; auto: PORT of the environment, or what the app binds",
+		set:  func(s *settings, v string) error { return s.addHeld(v) },
+	},
+	{
+		name: "hold-timeout", group: groupHold, arg: "TIME",
+		help:     "for how long connections wait when nobody listens, then they are refused until the app does",
+		set:      setTime(func(s *settings) *time.Duration { return &s.holdTimeout }),
+		defaults: both("5s"),
+	},
+	{
+		name: "instances", short: "i", group: groupHold, arg: "N",
+		help:     "run N processes on the same ports; max: one a processor; implies --hold auto, and makes HUP a reload",
+		set:      func(s *settings, v string) (err error) { s.instances, err = parseInstances(v); return },
+		shown:    both("1"),
+		complete: words("max", "2"),
+	},
+	{
+		name: "instance-var", group: groupHold, arg: "NAME",
+		help:     "the variable that tells each of --instances its number, from 0 on",
+		set:      func(s *settings, v string) (err error) { s.instanceVar, err = parseVariable(v); return },
+		defaults: both("NODE_APP_INSTANCE"),
+	},
+	{
+		name: "reload-mode", group: groupHold, arg: "MODE",
+		help:     "how reload replaces a process: overlap, the new one before the old one ends; restart, the old one first",
+		set:      func(s *settings, v string) (err error) { s.reloadMode, err = parseReloadMode(v); return },
+		defaults: both(reloadOverlap),
+		complete: words(reloadOverlap, reloadRestart),
+	},
+	{
+		name: "ready-timeout", group: groupHold, arg: "TIME",
+		help:     "for how long a reload waits for a new process to be ready before it is rolled back",
+		set:      setTime(func(s *settings) *time.Duration { return &s.readyTimeout }),
+		defaults: both("30s"),
+	},
+	{
+		name: "drain-pause", group: groupHold, arg: "TIME",
+		help:     "before the end of a process: how long a client may still use a connection that idles",
+		set:      setTime(func(s *settings) *time.Duration { return &s.drainPause }),
+		defaults: both("500ms"),
+	},
+	{
+		name: "pm2-messages", group: groupHold,
+		help: "the app may say process.send('ready'), and hears the message shutdown before its stop signal, as under pm2",
+		on:   func(s *settings) *bool { return &s.pm2Messages },
 	},
 
 	{
@@ -384,10 +442,26 @@ var table = []option{
 	},
 	{
 		name: "ready", group: groupHealth, arg: "HOW",
-		help:     "the app is ready when up for a second (uptime), when it says so by sd_notify(3) (notify), or while a URL answers",
+		help:     "the app is ready when up for a second (uptime), when it listens (listening), when it says so by sd_notify(3) (notify) or process.send('ready') (message), or while a URL answers",
 		set:      func(s *settings, v string) (err error) { s.app.Ready, err = pid1.ParseReadiness(v); return },
-		defaults: both("uptime"),
-		complete: words("uptime", "notify", "http://127.0.0.1:"),
+		shown:    both("listening where ports are held, else uptime"),
+		complete: words("uptime", "listening", "message", "notify", "http://127.0.0.1:"),
+	},
+	{
+		name: "hang-timeout", group: groupHealth, arg: "TIME",
+		help:  "start the app anew when node's event loop has not answered for TIME",
+		set:   setTime(func(s *settings) *time.Duration { return &s.app.HangTimeout }),
+		shown: both("off"),
+	},
+	{
+		name: "hang-stack", group: groupHealth,
+		help: "write the JavaScript stack of an app that hangs to the log first; it opens node's inspector on 127.0.0.1",
+		on:   func(s *settings) *bool { return &s.app.HangStack },
+	},
+	{
+		name: "node-metrics", group: groupHealth,
+		help: "show node's heap, event loop and garbage collections among the metrics, as prom-client names them",
+		on:   func(s *settings) *bool { return &s.nodeMetrics },
 	},
 	{
 		name: "live-timeout", group: groupHealth, arg: "TIME",
@@ -462,7 +536,7 @@ func kebab(name string) string {
 	for i := range len(name) {
 		c := name[i]
 		if 'A' <= c && c <= 'Z' {
-			if i > 0 && 'a' <= name[i-1] && name[i-1] <= 'z' {
+			if i > 0 && ('a' <= name[i-1] && name[i-1] <= 'z' || '0' <= name[i-1] && name[i-1] <= '9') {
 				b.WriteByte('-')
 			}
 			c += 'a' - 'A'

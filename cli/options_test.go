@@ -17,6 +17,7 @@ import (
 
 	"evermore/appfile"
 	pid1 "evermore/init"
+	"evermore/node"
 	"evermore/signals"
 )
 
@@ -86,6 +87,18 @@ var samples = map[string]sample{
 	"kill-signal":     {"SIGUSR2", func(s *settings) any { return s.app.KillSignal }, syscall.SIGUSR2},
 	"kill-timeout":    {"0", func(s *settings) any { return s.app.KillTimeout }, time.Duration(0)},
 	"memory-aware":    {"true", func(s *settings) any { return s.memoryAware }, true},
+	"npm":             {"start", func(s *settings) any { return s.npm }, "start"},
+	"hold":            {"3000,unix:/s", func(s *settings) any { return s.held }, heldPorts{addresses: []node.Address{{Port: 3000}, {Path: "/s"}}}},
+	"hold-timeout":    {"9s", func(s *settings) any { return s.holdTimeout }, 9 * time.Second},
+	"instances":       {"4", func(s *settings) any { return s.instances }, 4},
+	"instance-var":    {"N", func(s *settings) any { return s.instanceVar }, "N"},
+	"reload-mode":     {"restart", func(s *settings) any { return s.reloadMode }, "restart"},
+	"ready-timeout":   {"9s", func(s *settings) any { return s.readyTimeout }, 9 * time.Second},
+	"drain-pause":     {"9s", func(s *settings) any { return s.drainPause }, 9 * time.Second},
+	"pm2-messages":    {"true", func(s *settings) any { return s.pm2Messages }, true},
+	"hang-timeout":    {"9s", func(s *settings) any { return s.app.HangTimeout }, 9 * time.Second},
+	"hang-stack":      {"true", func(s *settings) any { return s.app.HangStack }, true},
+	"node-metrics":    {"true", func(s *settings) any { return s.nodeMetrics }, true},
 	"drain-wait":      {"5s", func(s *settings) any { return s.app.DrainWait }, 5 * time.Second},
 	"grace":           {"1m", func(s *settings) any { return s.grace }, time.Minute},
 	"termination-log": {"/dev/termination-log", func(s *settings) any { return s.terminationLog }, "/dev/termination-log"},
@@ -219,6 +232,8 @@ func other(o *option) string {
 		return "99"
 	case o.name == "umask":
 		return "0"
+	case o.name == "reload-mode":
+		return reloadOverlap
 	case o.name == "stop-signal", o.name == "kill-signal":
 		return "HUP"
 	case o.name == "restart":
@@ -372,7 +387,7 @@ func TestUsageErrors(t *testing.T) {
 		{"--http nope app.js", `--http: cannot read "nope" as an address: missing port in address (use HOST:PORT, PORT or off)`},
 		{"--http 99999 app.js", `--http: cannot read "99999" as an address: its port is no number from 0 to 65535 (use HOST:PORT, PORT or off)`},
 		{"--http http://h:1/x app.js", `--http: cannot read "http://h:1/x" as an address: too many colons in address (use HOST:PORT, PORT or off)`},
-		{"--ready soon app.js", `--ready: cannot read "soon" as a readiness: use uptime, notify or a URL such as http://127.0.0.1:3000/health`},
+		{"--ready soon app.js", `--ready: cannot read "soon" as a readiness: use uptime, listening, message, notify or a URL such as http://127.0.0.1:3000/health`},
 		{"--append=maybe app.js", `-a/--append: cannot read "maybe" as yes or no: use true or false`},
 		{"EVERMORE_SILENT=2 app.js", `EVERMORE_SILENT: cannot read "2" as yes or no: use true or false`},
 		{"--no-kill-tree=2 app.js", `--no-kill-tree: cannot read "2" as yes or no: use true or false`},

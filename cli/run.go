@@ -100,7 +100,16 @@ func (r *running) start(first *early.Start) error {
 	for _, w := range warnings {
 		r.say(levelWarn, w)
 	}
-	r.app = pid1.New(o, &kernel, r.catcher, r, r.lines)
+	if r.links() {
+		if err := r.openLink(&o); err != nil {
+			return err
+		}
+		pool := r.pool(o, &kernel)
+		r.holding.pool.Store(pool)
+		r.app = pool
+	} else {
+		r.app = pid1.New(o, &kernel, r.catcher, r, r.lines)
+	}
 	if r.starter != nil {
 		// Who has seen a start must find it in list.
 		if r.entry, err = r.enroll(); err != nil {
@@ -109,7 +118,7 @@ func (r *running) start(first *early.Start) error {
 	}
 	if code, err := r.app.Start(); err != nil {
 		hint := ""
-		if r.form == container && strings.HasPrefix(r.argv[0], "-") {
+		if r.form == container && len(r.argv) > 0 && strings.HasPrefix(r.argv[0], "-") {
 			hint = "options stand before --, or are variables: EVERMORE_HTTP=off"
 		}
 		return &failure{code: code, err: err, hint: hint}
@@ -132,7 +141,8 @@ func caught(o *pid1.Options) signals.Options {
 // running is what a run has open beside the app.
 type running struct {
 	*settings
-	app      *pid1.App
+	app      supervised
+	holding  *holding // nil: there is no line to node
 	catcher  *signals.Catcher
 	output   *logs.Output
 	queue    *logs.Queue
@@ -310,6 +320,9 @@ func (r *running) observe() {
 	if r.listener == nil {
 		return
 	}
+	if r.nodeMetrics {
+		registry.MustRegister(nodeMetrics{r.holding, node.NewStatsDescs()})
+	}
 	r.server = metrics.NewServer(r.app, registry, metrics.ServerOptions{
 		LiveTimeout: r.settings.app.LiveTimeout,
 		Answered:    r.trimmer.Later,
@@ -320,6 +333,7 @@ func (r *running) observe() {
 
 // close ends everything but the process, whose exit code is given.
 func (r *running) close(code int) {
+	r.holding.close()
 	if r.watcher != nil {
 		r.watcher.Close()
 	}

@@ -42,6 +42,17 @@ type settings struct {
 	umask      int // -1: evermore's own
 	nodeReport bool
 
+	npm          string // the script of package.json; empty: none
+	held         heldPorts
+	holdTimeout  time.Duration
+	instances    int
+	instanceVar  string
+	reloadMode   string
+	readyTimeout time.Duration
+	drainPause   time.Duration
+	pm2Messages  bool
+	nodeMetrics  bool
+
 	memoryAware    bool
 	grace          time.Duration // after which somebody else kills; 0: never
 	terminationLog string        // empty: none
@@ -59,7 +70,8 @@ type settings struct {
 	watch                  bool
 	watchDirs, watchIgnore []string
 	watchAll               bool
-	watchSignal            syscall.Signal // 0: a change restarts
+	watchReload            bool
+	watchSignal            syscall.Signal // 0: a change restarts, or reloads
 	watchPoll              time.Duration
 
 	http string // the address to listen on; empty: off
@@ -102,7 +114,7 @@ func newSettings(program string) *settings {
 			Rewrite:   map[syscall.Signal]syscall.Signal{},
 			RemapExit: map[int]int{},
 		},
-		umask: -1,
+		umask: -1, instances: 1,
 		given: map[string]string{},
 		texts: map[string][]string{},
 	}

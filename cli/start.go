@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,6 +27,9 @@ import (
 // the terminal - and gives the options of the app. Its Command lacks Files. Each
 // error is a line for the user, before anything has been started.
 func (s *settings) options() (pid1.Options, error) {
+	if err := s.agree(); err != nil {
+		return pid1.Options{}, err
+	}
 	o := s.app
 	path := ""
 	if s.form == script {
@@ -44,16 +48,18 @@ func (s *settings) options() (pid1.Options, error) {
 		return o, err
 	}
 	base := s.childEnv(os.Environ(), who)
-	env, err := s.appEnv(base)
-	switch {
-	case err != nil && s.adopted != nil:
-		env = base // Refresh tells of it
-	case err != nil:
-		return o, err
+	c := reaper.Command{Env: base, Dir: dir}
+	if err := s.refresh(&c, base, path); err != nil {
+		if s.adopted == nil || c.Argv == nil {
+			return o, err
+		} // else the refresh before the next start tells of it
 	}
-	argv, err := s.commandLine(env, path)
-	if err != nil {
-		return o, err
+	switch {
+	case s.form == container:
+	case s.npm != "":
+		s.ran = []string{"npm", "run", s.npm}
+	default:
+		s.ran = c.Argv[:len(c.Argv)-len(s.argv)]
 	}
 	if err := s.placeFiles(); err != nil {
 		return o, err
@@ -71,27 +77,63 @@ func (s *settings) options() (pid1.Options, error) {
 		o.StopSignals = o.StopSignals.With(unix.SIGHUP)
 	}
 	o.Terminal = isJob(0)
-	o.Command = reaper.Command{
-		Argv:          argv,
-		Env:           env,
-		Dir:           dir,
-		User:          who.credential,
-		NoNewPrivs:    s.noNewPrivs,
-		OwnGroup:      !o.Terminal,
-		EndGroup:      o.KillTree,
-		DieWithParent: true,
-	}
+	c.User, c.NoNewPrivs = who.credential, s.noNewPrivs
+	c.OwnGroup, c.EndGroup, c.DieWithParent = !o.Terminal, o.KillTree, true
+	o.Command = c
 	o.UID = s.uid
-	if len(s.envFiles) > 0 || s.memoryAware {
-		o.Refresh = func(c *reaper.Command) error {
-			env, err := s.appEnv(base)
-			if err == nil {
-				c.Env = env
-			}
-			return err
-		}
+	if len(s.envFiles) > 0 || s.memoryAware || s.npm != "" {
+		o.Refresh = func(c *reaper.Command) error { return s.refresh(c, base, path) }
 	}
 	return o, o.Validate()
+}
+
+// agree settles what options mean together.
+func (s *settings) agree() error {
+	if !s.isGiven("ready") {
+		switch {
+		case s.pm2Messages:
+			s.app.Ready.By = pid1.ReadyMessage
+		case s.holds():
+			s.app.Ready.By = pid1.ReadyListening
+		}
+	}
+	switch {
+	case s.app.Ready.By == pid1.ReadyMessage && !s.pm2Messages:
+		return s.about("ready", errors.New("message needs --pm2-messages: else the app has no process.send()"))
+	case s.app.HangStack && s.app.HangTimeout == 0:
+		return s.about("hang-stack", errors.New("it needs --hang-timeout: else nothing is taken to hang"))
+	case s.npm != "" && s.isGiven("command"):
+		return s.about("npm", errors.New("the script says what runs it: leave out -c"))
+	}
+	return nil
+}
+
+// refresh brings the command up to date: what it is, and its environment. Where it
+// fails the environment stays as it was.
+func (s *settings) refresh(c *reaper.Command, base []string, path string) error {
+	env, errEnv := s.appEnv(base)
+	if errEnv != nil {
+		env = c.Env
+	}
+	if s.npm == "" {
+		argv, err := s.commandLine(env, path)
+		if err == nil {
+			c.Argv, c.Env = argv, env
+		}
+		return cmp.Or(errEnv, err)
+	}
+	dir, args := c.Dir, s.argv
+	if s.form == script {
+		dir, args = path, s.argv[1:]
+	}
+	p, err := node.ReadScript(dir, s.npm, args, env)
+	if err == nil {
+		c.Argv, c.Env = p.Argv, p.Env
+		if s.workingDir == "" {
+			c.Dir = p.Dir
+		}
+	}
+	return cmp.Or(errEnv, err)
 }
 
 // dir is the working directory: --working-dir, else --source-dir, else the
@@ -125,7 +167,6 @@ func (s *settings) commandLine(env []string, path string) ([]string, error) {
 	}
 	command := s.command
 	if len(command) == 1 && command[0] == noCommand {
-		s.ran = []string{}
 		return append([]string{path}, s.argv[1:]...), nil
 	}
 	if len(command) == 0 {
@@ -135,7 +176,6 @@ func (s *settings) commandLine(env []string, path string) ([]string, error) {
 		}
 		command = []string{node}
 	}
-	s.ran = command
 	return slices.Concat(command, []string{path}, s.argv[1:]), nil
 }
 
@@ -325,8 +365,14 @@ func with(env []string, variables ...string) []string {
 // last one.
 func (s *settings) appEnv(base []string) ([]string, error) {
 	env, err := s.withEnvFiles(base)
-	if err != nil || !s.memoryAware {
+	if err != nil {
 		return env, err
+	}
+	if s.app.HangStack {
+		env = node.WithOptions(env, node.StackOptions...)
+	}
+	if !s.memoryAware {
+		return env, nil
 	}
 	if limit, ok := cgroup.Own("/").MemoryLimit(); ok { // it may be another one by now
 		if mib, ok := node.HeapLimit(limit); ok {

@@ -98,16 +98,34 @@ func parseCron(s string) (func(time.Time) time.Time, error) {
 	return schedule.Next, nil
 }
 
-// parseWatchAction reads "restart", which is 0, or "signal:NAME".
-func parseWatchAction(s string) (syscall.Signal, error) {
+// parseWatchAction reads "restart", "reload" or "signal:NAME".
+func parseWatchAction(s string) (reload bool, signal syscall.Signal, err error) {
 	name, ok := strings.CutPrefix(s, "signal:")
 	switch {
 	case s == "restart":
-		return 0, nil
+		return false, 0, nil
+	case s == "reload":
+		return true, 0, nil
 	case !ok:
-		return 0, fmt.Errorf("unknown action %q: use restart or signal:NAME", s)
+		return false, 0, fmt.Errorf("unknown action %q: use restart, reload or signal:NAME", s)
 	}
-	return signals.Parse(name)
+	signal, err = signals.Parse(name)
+	return false, signal, err
+}
+
+func parseReloadMode(s string) (string, error) {
+	if s != reloadOverlap && s != reloadRestart {
+		return "", fmt.Errorf("unknown mode %q: use %s or %s", s, reloadOverlap, reloadRestart)
+	}
+	return s, nil
+}
+
+// parseVariable reads the name of an environment variable.
+func parseVariable(s string) (string, error) {
+	if s == "" || strings.ContainsAny(s, "=\x00") {
+		return "", fmt.Errorf("cannot take %q as the name of a variable", s)
+	}
+	return s, nil
 }
 
 func (s *settings) addIgnore(glob string) error {

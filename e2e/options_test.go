@@ -27,7 +27,7 @@ func TestEveryOptionHasAScript(t *testing.T) {
 		}
 		scripts.Write(text)
 	}
-	rows := regexp.MustCompile("(?m)^\\| `(?:-(\\w), )?--(?:\\[no-\\])?([a-z-]+).*?` \\| (?:`(EVERMORE_\\w+)`)?").FindAllStringSubmatch(string(documented), -1)
+	rows := regexp.MustCompile("(?m)^\\| `(?:-(\\w), )?--(?:\\[no-\\])?([a-z0-9-]+).*?` \\| (?:`(EVERMORE_\\w+)`)?").FindAllStringSubmatch(string(documented), -1)
 	if len(rows) < 30 {
 		t.Fatalf("docs/options.md has %d rows", len(rows))
 	}

@@ -25,6 +25,9 @@ type PoolOptions struct {
 	// Overlap, when not nil, tells whether a new process can be started beside the
 	// one that it is to replace. Otherwise a reload ends the old one first.
 	Overlap func() bool
+	// ReloadSignal, when not 0, means a reload, unless it means to stop or is
+	// rewritten.
+	ReloadSignal syscall.Signal
 	// ReadyTimeout is how long a new process may take to be ready before a reload
 	// is rolled back.
 	ReadyTimeout time.Duration
@@ -353,8 +356,14 @@ func (l *Pool) stopRequested(r stopRequest) {
 
 // signalled: a signal arrived. Each worker does with it what it means.
 func (l *Pool) signalled(r signals.Received) {
-	if to, rewritten := l.opts.Rewrite[r.Signal]; l.opts.StopSignals.Has(r.Signal) && (!rewritten || to != 0) {
+	to, rewritten := l.opts.Rewrite[r.Signal]
+	switch stop := l.opts.StopSignals.Has(r.Signal); {
+	case stop && (!rewritten || to != 0):
 		l.ending = true
+	case r.Signal == l.opts.ReloadSignal && !stop && !rewritten:
+		l.emit(Event{Kind: Signalled, Signal: r.Signal, SenderPID: r.PID, SenderUID: r.UID, FromKernel: r.FromKernel()})
+		l.reloadRequested(&reload{text: "it was sent " + signals.Name(r.Signal)})
+		return
 	}
 	for _, w := range l.all() {
 		select {

@@ -52,6 +52,7 @@ type scaleRequest struct {
 type promotion struct {
 	starts, restarts int
 	history          History
+	done             chan struct{} // closed when it is told
 }
 
 // Reload replaces each process by a new one: new before old where they can serve
@@ -254,8 +255,10 @@ func (l *Pool) ready(w *worker) {
 		l.readyBy.stop()
 		r.candidate = nil
 		old := r.old.app.snapshot.Load()
+		p := promotion{old.snap.Starts, old.snap.Restarts, old.history, make(chan struct{})}
 		select {
-		case w.app.promoted <- promotion{old.snap.Starts, old.snap.Restarts, old.history}:
+		case w.app.promoted <- p:
+			<-p.done
 		case <-w.app.over:
 		}
 		l.replace(r.old, w, ReasonReload) // the next one when it has ended
@@ -357,6 +360,7 @@ func (a *App) promote(p promotion) {
 	a.snap.Restarts = p.restarts + 1
 	a.history = p.history
 	a.emit(Event{Kind: Replaced, PID: a.snap.PID, Reason: ReasonReload, Restarts: a.snap.Restarts})
+	close(p.done)
 }
 
 // retire: another process has taken the place of this one, or there is to be one

@@ -56,6 +56,9 @@ type Drained struct{ From }
 // AppReady is pm2's process.send('ready').
 type AppReady struct{ From }
 
+// Unheard says that nothing listens to the message of Link.Shutdown.
+type Unheard struct{ From }
+
 // Gone says that a process or thread speaks no more: it has ended, or broke the
 // rules of the link; then Why says which.
 type Gone struct {

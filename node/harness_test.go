@@ -60,6 +60,9 @@ func newSupervisor(t *testing.T, node string, o Options, hold ...Address) *super
 		}
 	}
 	o.Owner, o.Sockets = s.owner, s.sockets
+	if o.Dirs == nil {
+		o.Dirs = []string{"/no/such/folder", os.TempDir()}
+	}
 	var err error
 	if s.link, err = Listen(o); err != nil {
 		t.Fatal(err)
@@ -238,6 +241,9 @@ func init() { nextPort.Store(10000 + rand.Uint32N(20000)) }
 // freePort is one that nothing listens on.
 func freePort(t testing.TB) uint16 {
 	t.Helper()
+	// A process that is being forked would have the socket until it is executed.
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	for range 1000 {
 		port := 10000 + nextPort.Add(1)%22000
 		if l, err := net.Listen("tcp", ":"+strconv.Itoa(int(port))); err == nil {

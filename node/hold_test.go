@@ -373,7 +373,7 @@ func TestLocalhost(t *testing.T) {
 func TestNoLink(t *testing.T) {
 	eachLine(t, func(t *testing.T, node string) {
 		at := Address{Port: freePort(t)}
-		s := newSupervisor(t, node, Options{Dir: "/no/such/folder"}, at)
+		s := newSupervisor(t, node, Options{Dirs: []string{"/no/such/folder"}}, at)
 		if strings.Contains(node, "node-18") || strings.Contains(node, "node-20") {
 			if s.link.file != "" {
 				t.Fatalf("there is %s", s.link.file)

@@ -38,9 +38,10 @@ type Options struct {
 	Owner func(pid int) (main int, ok bool)
 	// Sockets are what processes may ask to release; nil: none.
 	Sockets *Sockets
-	// Dir is where the socket's file is; node from version 22 on needs none. Empty:
-	// the folder for temporary files. The app's user must be able to reach it.
-	Dir string
+	// Dirs are folders for the socket's file, of which the first that will do is
+	// taken; node from version 22 on needs none. The app's user must be able to reach
+	// them.
+	Dirs []string
 	// AtStart has the main process open the link when it starts, otherwise when a
 	// server listens. Pings and stats of an app that never listens need it.
 	AtStart bool
@@ -103,22 +104,24 @@ func Listen(o Options) (*Link, error) {
 		return nil, fmt.Errorf("cannot listen for node: %w", err)
 	}
 	l.listeners = append(l.listeners, abstract)
-	dir := o.Dir
-	if dir == "" {
-		dir = os.TempDir()
-	}
-	path := filepath.Join(dir, ".evermore-node-"+rand.Text())
-	if file, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}); err == nil {
-		// Who may speak is decided by who it is.
-		_ = os.Chmod(path, 0o666)
-		l.file = path
-		l.listeners = append(l.listeners, file)
+	for _, dir := range o.Dirs {
+		path := filepath.Join(dir, ".evermore-node-"+rand.Text())
+		if file, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}); err == nil {
+			// Who may speak is decided by who it is.
+			_ = os.Chmod(path, 0o666)
+			l.file = path
+			l.listeners = append(l.listeners, file)
+			break
+		}
 	}
 	for _, listener := range l.listeners {
 		l.goroutine.Go(func() { l.accept(listener) })
 	}
 	return l, nil
 }
+
+// HasFile tells whether node before version 22 can reach the link.
+func (l *Link) HasFile() bool { return l.file != "" }
 
 // Events gives what the app tells. Somebody has to receive until Close.
 func (l *Link) Events() <-chan Event { return l.events }
@@ -250,6 +253,7 @@ type fromNode struct {
 	Pong      bool     `json:"pong"`
 	Stats     *Stats   `json:"stats"`
 	Drained   bool     `json:"drained"`
+	Unheard   bool     `json:"unheard"`
 	Ready     bool     `json:"ready"`
 }
 
@@ -309,6 +313,7 @@ func (l *Link) told(c *conn, m *fromNode) error {
 	if m.Listening != nil {
 		at, held := l.address(*m.Listening, m.Held)
 		l.mu.Lock()
+		c.answered = true // its event loop has run
 		if held {
 			c.held[m.Held]++
 		}
@@ -351,6 +356,9 @@ func (l *Link) told(c *conn, m *fromNode) error {
 		if drained {
 			l.emit(Drained{From{Main: c.from.Main}})
 		}
+	}
+	if m.Unheard {
+		l.emit(Unheard{c.from})
 	}
 	if m.Ready {
 		l.emit(AppReady{c.from})
@@ -414,6 +422,16 @@ func (l *Link) Ping(main int) (pid int, silent time.Duration) {
 	return pid, silent
 }
 
+// Forgive forgets which answers to Ping are owed: after a time in which nobody could
+// answer.
+func (l *Link) Forgive(main int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.of(main) {
+		c.pinged = time.Time{}
+	}
+}
+
 // Drain has the processes of a run accept no further connection on held addresses
 // and end those that they have: with the next answer, or after the pause when they
 // idle. Drained tells when none is left. They do not end by themselves: Stopping has
@@ -458,7 +476,8 @@ func (l *Link) drained(c *conn) bool {
 	return true
 }
 
-// Shutdown emits pm2's message "shutdown" in the main process of a run.
+// Shutdown emits pm2's message "shutdown" in the main process of a run. Unheard
+// tells when nothing there listens to messages.
 func (l *Link) Shutdown(main int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

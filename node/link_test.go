@@ -200,7 +200,7 @@ func TestDrained(t *testing.T) {
 // Close ends every goroutine, whatever they are doing: here nobody receives events.
 func TestLinkClose(t *testing.T) {
 	before := runtime.NumGoroutine()
-	l, err := Listen(Options{Owner: func(int) (int, bool) { return 1, true }})
+	l, err := Listen(Options{Dirs: []string{t.TempDir()}, Owner: func(int) (int, bool) { return 1, true }})
 	if err != nil {
 		t.Fatal(err)
 	}

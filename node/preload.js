@@ -79,7 +79,7 @@ function start(taken) {
     if (m.drain !== undefined) drain(m.drain);
     // The signal may come a moment later than the word of it.
     if (m.stopping) setTimeout(() => line?.unref(), 200);
-    if (m.shutdown) process.emit('message', 'shutdown');
+    if (m.shutdown && !process.emit('message', 'shutdown')) tell({ unheard: true });
     if (m.released) answers.get(m.released)?.();
   }
 

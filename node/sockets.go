@@ -137,14 +137,24 @@ func (s *Sockets) Refuse() {
 	}
 }
 
-// Resume ends Refuse. What another process listens on meanwhile is an error, and
-// the rest is resumed all the same.
+// Resume ends Refuse for TCP. What another process listens on meanwhile is an
+// error, and the rest is resumed all the same.
 func (s *Sockets) Resume() error {
+	return s.reopen(func(n *socket) bool { return n.Path == "" })
+}
+
+// Reopen ends Refuse for unix sockets: none that was refused listens again, so the
+// next process is to inherit another one. Errors are as those of Resume.
+func (s *Sockets) Reopen() error {
+	return s.reopen(func(n *socket) bool { return n.Path != "" })
+}
+
+func (s *Sockets) reopen(which func(*socket) bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var errs []error
 	for _, n := range s.list {
-		if n.refusing {
+		if n.refusing && which(n) {
 			errs = append(errs, n.open(s.owner))
 		}
 	}

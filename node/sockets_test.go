@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"net"
 	"os"
 	"path/filepath"
@@ -105,7 +106,7 @@ func TestRefuseResumeRelease(t *testing.T) {
 		if len(s.Backlogs()) != 0 {
 			t.Errorf("%s: %+v", a, s.Backlogs())
 		}
-		if err := s.Resume(); err != nil {
+		if err := errors.Join(s.Resume(), s.Reopen()); err != nil {
 			t.Errorf("%s: %v", a, err)
 		}
 		if err := dial(a); err != nil {

@@ -1,0 +1,517 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	pid1 "evermore/init"
+	"evermore/node"
+	"evermore/reaper"
+)
+
+// supervised is the app, as one process or several: a *pid1.App or a *pid1.Pool.
+type supervised interface {
+	Start() (code int, err error)
+	Run() int
+	Snapshot() *pid1.Snapshot
+	Snapshots() []*pid1.Snapshot
+	Ping(context.Context) error
+	CheckReady(context.Context) (ok bool, why string)
+	Recall(ago []time.Duration)
+	Restart(ctx context.Context, reason pid1.Reason, text string) error
+	Reload(ctx context.Context, text string) error
+	Scale(ctx context.Context, n int) error
+	Stop(ctx context.Context, by syscall.Signal) error
+	Signal(ctx context.Context, s syscall.Signal, text string) error
+}
+
+// heldPorts are the ports of --hold: those that are named, and whether those that
+// the app binds are to be learned.
+type heldPorts struct {
+	addresses []node.Address
+	auto      bool
+}
+
+// holds tells whether ports are held.
+func (s *settings) holds() bool {
+	return len(s.held.addresses) > 0 || s.held.auto || s.isGiven("instances")
+}
+
+// links tells whether there is a line to the app's processes: only what needs one
+// has node run anything.
+func (s *settings) links() bool {
+	by := s.app.Ready.By
+	return s.holds() || s.app.HangTimeout > 0 || s.nodeMetrics || s.pm2Messages || by == pid1.ReadyListening || by == pid1.ReadyMessage
+}
+
+func (s *settings) addHeld(list string) error {
+	for text := range strings.SplitSeq(list, ",") {
+		if text == "auto" {
+			s.held.auto = true
+			continue
+		}
+		a, err := node.ParseAddress(text, absolute("."))
+		if err != nil {
+			return err
+		}
+		if !slices.Contains(s.held.addresses, a) {
+			s.held.addresses = append(s.held.addresses, a)
+		}
+	}
+	return nil
+}
+
+// mostInstances bounds how many processes there are.
+const mostInstances = 128
+
+// parseInstances reads a number of processes; "max", and pm2's 0: as many as there
+// are processors for them, by the limit of the control group, too.
+func parseInstances(text string) (int, error) {
+	if text == "max" || text == "0" {
+		return min(runtime.GOMAXPROCS(0), mostInstances), nil
+	}
+	n, err := strconv.ParseUint(text, 10, 31)
+	if err != nil || n > mostInstances {
+		return 0, fmt.Errorf("cannot read %q as a number of processes: use 1 to %d, or max", text, mostInstances)
+	}
+	return int(n), nil
+}
+
+// pool makes the pool of the app's processes, of options that are complete.
+func (r *running) pool(o pid1.Options, kernel pid1.Processes) *pid1.Pool {
+	p := pid1.PoolOptions{Options: o, Instances: r.instances, ReadyTimeout: r.readyTimeout}
+	if r.reloadMode == reloadOverlap {
+		p.Overlap = r.holding.overlaps
+	}
+	if r.isGiven("instances") {
+		p.ReloadSignal = syscall.SIGHUP
+		p.Instance = func(worker int, o pid1.Options) pid1.Options {
+			instance := r.instanceVar + "=" + strconv.Itoa(worker)
+			o.Command.Env = with(slices.Clone(o.Command.Env), instance)
+			if refresh := o.Refresh; refresh != nil {
+				o.Refresh = func(c *reaper.Command) error {
+					err := refresh(c)
+					c.Env = with(slices.Clone(c.Env), instance)
+					return err
+				}
+			}
+			return o
+		}
+		if r.holding.learns() {
+			p.Instances = 1 // the others follow when it is known what they are to share
+		}
+	}
+	return pid1.NewPool(p, kernel, r.catcher, r, r.lines)
+}
+
+// The values of --reload-mode.
+const (
+	reloadOverlap = "overlap"
+	reloadRestart = "restart"
+)
+
+// holding is what there is between evermore and the app's own processes: the ports
+// that are held for them, and a line to each. It is the pid1.Link of the app.
+type holding struct {
+	running *running
+	link    *node.Link
+	sockets *node.Sockets
+	pool    atomic.Pointer[pid1.Pool]
+	done    chan struct{} // closed when nothing is heard any more
+
+	mu        sync.Mutex
+	wanted    []node.Address                     // to be held from the next start on
+	auto      bool                               // what the app binds by itself joins them
+	listening map[node.From]map[node.Address]int // what each thread listens on, and how often
+	unheld    map[node.From]map[node.Address]int
+	used      []node.Address // held, and listened on by who was ready last
+	shutting  map[int]bool   // those that were sent pm2's message
+	vacant    *time.Timer    // runs while nobody listens on what is held
+	refusing  bool           // nobody has listened for so long that it is told
+	ending    bool           // nothing is started any more
+	warned    map[string]bool
+}
+
+// openLink opens the line to the app's processes, and binds the ports.
+func (r *running) openLink(o *pid1.Options) error {
+	h := &holding{
+		running: r, done: make(chan struct{}), auto: r.held.auto || r.isGiven("instances") && len(r.held.addresses) == 0,
+		sockets:   node.NewSockets(o.Command.User),
+		listening: map[node.From]map[node.Address]int{}, unheld: map[node.From]map[node.Address]int{},
+		shutting: map[int]bool{}, warned: map[string]bool{},
+	}
+	for _, a := range r.held.addresses {
+		err := h.sockets.Add(a)
+		if err == nil {
+			continue
+		}
+		if o.Adopt == nil {
+			h.sockets.Close()
+			return r.about("hold", err)
+		}
+		h.wanted = append(h.wanted, a) // the app that is taken over has it
+	}
+	if a, ok := portOf(o.Command.Env); ok && h.auto && h.sockets.Add(a) != nil {
+		h.wanted = append(h.wanted, a)
+	}
+	var err error
+	h.link, err = node.Listen(node.Options{
+		Owner: h.owner, Sockets: h.sockets, Dirs: linkDirs(),
+		AtStart: o.HangTimeout > 0 || r.nodeMetrics || r.pm2Messages,
+		Stats:   r.nodeMetrics, Messages: r.pm2Messages,
+	})
+	if err != nil {
+		h.sockets.Close()
+		return err
+	}
+	if !h.link.HasFile() {
+		r.say(levelWarn, "node before version 22 can't be heard: there is no folder for a socket (TMPDIR, /tmp and /dev/shm can't be written)")
+	}
+	r.holding, o.Link = h, h
+	go h.listen()
+	h.mu.Lock()
+	h.watchVacancy()
+	h.mu.Unlock()
+	return nil
+}
+
+// linkDirs are where a socket may be that any user's node can reach.
+func linkDirs() []string { return []string{os.TempDir(), "/tmp", "/dev/shm"} }
+
+// portOf is the port that an environment names by PORT.
+func portOf(env []string) (node.Address, bool) {
+	for _, v := range slices.Backward(env) {
+		if text, ok := strings.CutPrefix(v, "PORT="); ok {
+			a, err := node.ParseAddress(text, "")
+			return a, err == nil && a.Path == "" && a.Host == ""
+		}
+	}
+	return node.Address{}, false
+}
+
+// close gives everything up.
+func (h *holding) close() {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	if h.vacant != nil {
+		h.vacant.Stop()
+	}
+	h.ending = true
+	h.mu.Unlock()
+	h.sockets.Close()
+	h.link.Close()
+	close(h.done)
+}
+
+// owner asks the pool whose process it is.
+func (h *holding) owner(pid int) (int, bool) {
+	if p := h.pool.Load(); p != nil {
+		return p.Owner(pid)
+	}
+	return 0, false
+}
+
+// learns tells whether the first process is to show which ports there are.
+func (h *holding) learns() bool {
+	return h.auto && len(h.sockets.Addresses()) == 0
+}
+
+// Hand gives the next process the sockets.
+func (h *holding) Hand(c *reaper.Command, start func() error) error {
+	h.mu.Lock()
+	h.wanted = slices.DeleteFunc(h.wanted, func(a node.Address) bool {
+		err := h.sockets.Add(a)
+		if err != nil {
+			h.warnOnce(err)
+		}
+		return err == nil
+	})
+	if err := h.sockets.Reopen(); err != nil {
+		h.warnOnce(err)
+	}
+	h.mu.Unlock()
+	return h.sockets.Inherit(func(files []uintptr, held node.Held) error {
+		c.Files = append(slices.Clip(c.Files), files...)
+		c.Env = h.link.Environ(c.Env, held)
+		return start()
+	})
+}
+
+// warnOnce tells of what would be told at each start.
+func (h *holding) warnOnce(err error) {
+	if text := err.Error(); !h.warned[text] {
+		h.warned[text] = true
+		h.running.warn(err)
+	}
+}
+
+// Drain has a process end what it has begun.
+func (h *holding) Drain(pid int, last bool) bool {
+	h.mu.Lock()
+	h.ending = h.ending || last
+	h.mu.Unlock()
+	return h.link.Drain(pid, h.running.drainPause) > 0
+}
+
+// Stopping says that the stop signal comes.
+func (h *holding) Stopping(pid int) { h.link.Stopping(pid) }
+
+// Ping asks the event loops of a process and of those below it.
+func (h *holding) Ping(pid int) time.Duration {
+	_, owed := h.link.Ping(pid)
+	return owed
+}
+
+// Forgive asks them anew.
+func (h *holding) Forgive(pid int) { h.link.Forgive(pid) }
+
+// Stack gives the stack of the one that hangs.
+func (h *holding) Stack(ctx context.Context, pid int) (string, error) {
+	if silent, owed := h.link.Ping(pid); owed > 0 {
+		pid = silent
+	}
+	return node.Stack(ctx, pid)
+}
+
+// overlaps tells whether a new process can listen beside the one before: on held
+// ports only.
+func (h *holding) overlaps() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.used) > 0 && len(h.unheld) == 0
+}
+
+// listen hears what the app's processes tell, until the link is closed.
+func (h *holding) listen() {
+	for {
+		select {
+		case e := <-h.link.Events():
+			h.hear(e)
+		case <-h.done:
+			return
+		}
+	}
+}
+
+func (h *holding) hear(e node.Event) {
+	switch e := e.(type) {
+	case node.Listening:
+		h.listens(e)
+	case node.Closed:
+		h.mu.Lock()
+		count(h.where(e.Held), e.From, e.Address, -1)
+		h.mu.Unlock()
+		h.changed(e.Main)
+	case node.Gone:
+		h.gone(e)
+		if e.Why != "" {
+			h.running.warn(fmt.Errorf("process %d is not listened to any more: %s", e.PID, e.Why))
+		}
+	case node.Released:
+		h.running.warn(fmt.Errorf("%s is not held any more, the app binds it by itself: %s", e.Address, e.Why))
+		h.mu.Lock()
+		h.used = slices.DeleteFunc(h.used, func(a node.Address) bool { return a == e.Address })
+		h.mu.Unlock()
+		h.changed(e.Main)
+	case node.Pong: // the link keeps account of what is owed
+	case node.Drained:
+		h.drained(e.Main)
+	case node.Unheard:
+		h.tell(pid1.Told{PID: e.Main, What: pid1.Finished})
+	case node.AppReady:
+		h.tell(pid1.Told{PID: e.Main, What: pid1.SaidReady})
+	case node.Refused:
+		h.running.warn(fmt.Errorf("process %d wanted to speak for the app, and was refused: %s", e.PID, e.Why))
+	default:
+		h.running.warn(fmt.Errorf("internal error: node told %T", e))
+	}
+}
+
+func (h *holding) tell(t pid1.Told) { h.pool.Load().Tell(t) }
+
+// drained: a process has ended what it had begun. One that knows pm2's message is
+// told by it to end.
+func (h *holding) drained(main int) {
+	h.mu.Lock()
+	shut := h.running.pm2Messages && !h.shutting[main]
+	h.shutting[main] = shut
+	h.mu.Unlock()
+	if shut {
+		h.link.Shutdown(main)
+		return
+	}
+	h.tell(pid1.Told{PID: main, What: pid1.Finished})
+}
+
+// listens: a process listens.
+func (h *holding) listens(e node.Listening) {
+	h.mu.Lock()
+	count(h.where(e.Held), e.From, e.Address, 1)
+	late := e.Held && h.refusing
+	learned := h.learn(e)
+	h.mu.Unlock()
+	if late {
+		// It may have begun in the moment in which the port was closed.
+		if err := h.sockets.Resume(); err != nil {
+			h.running.warn(err)
+		}
+	}
+	if learned {
+		go h.share()
+	}
+	h.changed(e.Main)
+}
+
+func (h *holding) where(held bool) map[node.From]map[node.Address]int {
+	if held {
+		return h.listening
+	}
+	return h.unheld
+}
+
+// learn takes note of a port that the app binds by itself, and tells whether its
+// other processes wait for it.
+func (h *holding) learn(e node.Listening) bool {
+	if e.Held || !h.auto || slices.Contains(h.wanted, e.Address) {
+		return false
+	}
+	h.wanted = append(h.wanted, e.Address)
+	return h.running.isGiven("instances") && len(h.wanted) == 1 && len(h.sockets.Addresses()) == 0
+}
+
+// share starts the app anew on the port that it has shown, and the others with it.
+func (h *holding) share() {
+	r := h.running
+	err := r.app.Restart(context.Background(), pid1.ReasonRequest, "the port that it listens on is shared from now on")
+	if err == nil {
+		err = r.app.Scale(context.Background(), r.instances)
+	}
+	if err != nil && !errors.Is(err, pid1.ErrEnding) {
+		r.warn(fmt.Errorf("cannot start more processes: %w", err))
+	}
+}
+
+// changed looks at what a process listens on: whether that is where it is to, and
+// whether anybody listens at all.
+func (h *holding) changed(main int) {
+	h.mu.Lock()
+	held, others := h.of(main, h.listening), h.of(main, h.unheld)
+	missing := slices.DeleteFunc(slices.Clone(h.used), func(a node.Address) bool { return slices.Contains(held, a) })
+	told := pid1.Told{PID: main, What: pid1.NotListening}
+	switch {
+	case len(missing) == 0 && (len(held) > 0 || len(others) > 0 && (h.auto || len(h.sockets.Addresses()) == 0)):
+		told.What, h.used = pid1.Listens, held
+	case len(held)+len(others) == 0:
+		told.Text = "it does not listen"
+	default:
+		if len(missing) == 0 {
+			missing = h.sockets.Addresses()
+		}
+		told.Text = fmt.Sprintf("it listens on %s, and not on %s, which is held", join(slices.Concat(held, others)), join(missing))
+	}
+	h.watchVacancy()
+	h.mu.Unlock()
+	h.tell(told)
+}
+
+// gone: a thread speaks no more. Most often its process has ended, and its exit is
+// on its way.
+func (h *holding) gone(e node.Gone) {
+	h.mu.Lock()
+	delete(h.listening, e.From)
+	delete(h.unheld, e.From)
+	ended := e.Why == "" && e.PID == e.Main && e.Thread == 0
+	if ended {
+		delete(h.shutting, e.Main)
+		h.watchVacancy()
+	}
+	h.mu.Unlock()
+	if !ended {
+		h.changed(e.Main)
+	}
+}
+
+// of gives the addresses of a process and of those below it.
+func (h *holding) of(main int, listening map[node.From]map[node.Address]int) []node.Address {
+	var list []node.Address
+	for from, at := range listening {
+		for a := range at {
+			if from.Main == main && !slices.Contains(list, a) {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
+}
+
+func join(addresses []node.Address) string {
+	var list []string
+	for _, a := range addresses {
+		list = append(list, a.String())
+	}
+	slices.Sort(list)
+	return strings.Join(list, ", ")
+}
+
+// count takes note that a thread listens on an address once more, or once less.
+func count(listening map[node.From]map[node.Address]int, from node.From, a node.Address, by int) {
+	at := listening[from]
+	if at == nil {
+		at = map[node.Address]int{}
+		listening[from] = at
+	}
+	if at[a] += by; at[a] <= 0 {
+		delete(at, a)
+	}
+	if len(at) == 0 {
+		delete(listening, from)
+	}
+}
+
+// watchVacancy sees to it that connections do not wait in vain. The caller holds
+// the mutex.
+func (h *holding) watchVacancy() {
+	vacant := len(h.listening) == 0 && len(h.sockets.Addresses()) > 0
+	switch {
+	case !vacant:
+		h.refusing = false
+		if h.vacant != nil {
+			h.vacant.Stop()
+			h.vacant = nil
+		}
+	case h.refusing:
+	case h.ending:
+		h.refuse()
+	case h.vacant == nil:
+		h.vacant = time.AfterFunc(h.running.holdTimeout, h.vacancyElapsed)
+	}
+}
+
+// vacancyElapsed: nobody has listened for too long.
+func (h *holding) vacancyElapsed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.vacant == nil || len(h.listening) > 0 || h.refusing {
+		return
+	}
+	h.refuse()
+	h.running.lines.Observe(pid1.Event{Kind: pid1.Noted, Time: time.Now(), Text: fmt.Sprintf(
+		"nobody has listened on %s for %s: connections are refused until the app does", join(h.sockets.Addresses()), h.running.holdTimeout)})
+}
+
+func (h *holding) refuse() {
+	h.refusing = true
+	h.sockets.Refuse()
+}
