@@ -49,7 +49,7 @@ func (r *running) observeDeaths(e pid1.Event) {
 		l.Began(e.PID)
 	case pid1.Exited, pid1.SpawnFailed:
 		l.Died(deathOf(e))
-	case pid1.Restarting:
+	case pid1.Restarting, pid1.Replaced:
 		l.Restarted(string(e.Reason), e.Counted)
 	case pid1.OOMKilled:
 		l.OOMKilled(e.Count)
@@ -93,15 +93,23 @@ func deathOf(e pid1.Event) control.Death {
 
 // keepDeaths goes on with the story that is on file.
 func (r *running) keepDeaths() {
-	r.ledger.Keep(r.adopted != nil, func(p control.Past) {
+	adopted := 0
+	if r.adopted != nil {
+		adopted = r.adopted.PID
+	}
+	r.ledger.Keep(adopted, func(p control.Past) {
 		if r.comesBack() {
 			r.app.Recall(p.Restarts)
 		}
 		if r.metrics != nil {
 			r.metrics.TakeUp(p.Counts.Starts, p.Counts.OOMKills, p.Counts.StopKills, p.Counts.Restarts, p.Counts.Exits)
 		}
-		if p.Lost {
-			r.lines.Observe(pid1.Event{Kind: pid1.Noted, Reason: pid1.ReasonLost, Text: "the last run of the app has no end on record: its supervisor ended with it, as when its container is killed as a whole"})
+		if p.Lost > 0 {
+			text := "the last run of the app has no end on record: its supervisor ended with it"
+			if p.Lost > 1 {
+				text = fmt.Sprintf("the last %d runs of the app have no end on record: their supervisor ended with them", p.Lost)
+			}
+			r.lines.Observe(pid1.Event{Kind: pid1.Noted, Reason: pid1.ReasonLost, Text: text + ", as when a container is killed as a whole"})
 		}
 	}, r.warn)
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,9 +57,10 @@ type ledgerFile struct {
 	Counts  Counts `json:"counts"`
 	// Recent are the restarts that count, oldest first.
 	Recent []moment `json:"recent,omitempty"`
-	// Run has begun and not ended.
-	Run    *openRun `json:"run,omitempty"`
-	Deaths []Death  `json:"deaths"` // oldest first
+	// Runs have begun and not ended: one of each process of the app, and for a
+	// while two where one takes the place of another.
+	Runs   []openRun `json:"runs,omitempty"`
+	Deaths []Death   `json:"deaths"` // oldest first
 }
 
 type openRun struct {
@@ -133,14 +133,14 @@ func (l *Ledger) change(f func(*ledgerFile)) {
 func (l *Ledger) Began(pid int) {
 	l.change(func(f *ledgerFile) {
 		f.Counts.Starts++
-		f.Run = &openRun{momentNow(), pid}
+		f.Runs = append(f.Runs, openRun{momentNow(), pid})
 	})
 }
 
-// Died: a run has ended, or could not begin.
+// Died: the run of that pid has ended; or, without one, a run could not begin.
 func (l *Ledger) Died(d Death) {
 	l.change(func(f *ledgerFile) {
-		f.Run = nil
+		f.Runs = slices.DeleteFunc(f.Runs, func(r openRun) bool { return r.PID == d.PID })
 		f.died(d)
 	})
 }
@@ -173,7 +173,7 @@ func (l *Ledger) OOMKilled(n int) { l.change(func(f *ledgerFile) { f.Counts.OOMK
 func (l *Ledger) StopKilled() { l.change(func(f *ledgerFile) { f.Counts.StopKills++ }) }
 
 // Ended: nothing runs any more.
-func (l *Ledger) Ended() { l.change(func(f *ledgerFile) { f.Run = nil }) }
+func (l *Ledger) Ended() { l.change(func(f *ledgerFile) { f.Runs = nil }) }
 
 // Deaths gives the story so far.
 func (l *Ledger) Deaths() Deaths { return l.all().story() }
@@ -186,6 +186,7 @@ func (l *Ledger) all() ledgerFile {
 	f.Counts = newCounts(f.Counts.Since)
 	f.Counts.add(l.now.Counts)
 	f.Counts.add(l.past.Counts)
+	f.Runs = slices.Clone(f.Runs)
 	f.Deaths = slices.Concat(l.past.Deaths, l.now.Deaths)
 	f.Deaths = f.Deaths[max(len(f.Deaths)-maxDeaths, 0):]
 	f.Recent = slices.Concat(l.past.Recent, l.now.Recent)
@@ -207,16 +208,16 @@ type Past struct {
 	Counts Counts
 	// Restarts is how long ago those restarts were that count, oldest first.
 	Restarts []time.Duration
-	// Lost says that the last run had no end on record: its supervisor was ended
-	// together with it, and that has been put on record now.
-	Lost bool
+	// Lost is how many runs had no end on record: their supervisor was ended together
+	// with them, and that has been put on record now.
+	Lost int
 }
 
 // Keep goes on with what is on file of the app in the Root, and keeps it there,
 // until Close; without a root it does nothing. It works in the background: a disk that hangs holds up nobody.
-// taken is told what there was, warn what fails, each failure once. continues says
-// that the run on file goes on: it was adopted.
-func (l *Ledger) Keep(continues bool, taken func(Past), warn func(error)) {
+// taken is told what there was, warn what fails, each failure once. adopted is the
+// pid of the run on file that goes on; 0: none does.
+func (l *Ledger) Keep(adopted int, taken func(Past), warn func(error)) {
 	l.done = make(chan struct{})
 	go func() {
 		defer close(l.done)
@@ -230,7 +231,7 @@ func (l *Ledger) Keep(continues bool, taken func(Past), warn func(error)) {
 			return
 		}
 		defer lock.Release()
-		if err := l.take(root, continues, taken); err != nil {
+		if err := l.take(root, adopted, taken); err != nil {
 			warn(fmt.Errorf("the story of this app begins anew: %w", err))
 		}
 		pruneLedgers(root)
@@ -259,7 +260,7 @@ func (l *Ledger) lock(root string) (*Lock, error) {
 }
 
 // take takes up what is on file. What cannot be read is set aside.
-func (l *Ledger) take(root string, continues bool, taken func(Past)) error {
+func (l *Ledger) take(root string, adopted int, taken func(Past)) error {
 	path := l.path(root)
 	past, err := readLedger(path)
 	switch {
@@ -274,11 +275,9 @@ func (l *Ledger) take(root string, continues bool, taken func(Past)) error {
 	}
 	boot := bootID()
 	same := past.Boot != "" && past.Boot == boot
-	p := Past{Lost: past.Run != nil && !continues}
-	if p.Lost {
-		past.died(Death{At: time.Now().Round(0), UptimeMS: past.Run.age(same).Milliseconds(), Reason: "lost", PID: past.Run.PID})
-	}
-	past.Run = nil
+	past.Runs = slices.DeleteFunc(past.Runs, func(r openRun) bool { return r.PID == adopted })
+	p := Past{Lost: len(past.Runs)}
+	past.lose(same)
 	for i, m := range past.Recent {
 		past.Recent[i] = m.renewed(same)
 		p.Restarts = append(p.Restarts, m.age(same))
@@ -364,11 +363,16 @@ func ReadLedgers() []Story {
 // lost gives the story of an app that nobody supervises: a run that has no end was
 // lost.
 func (f ledgerFile) lost() ledgerFile {
-	if f.Run != nil {
-		f.Counts.Exits = maps.Clone(f.Counts.Exits)
-		f.died(Death{At: time.Now().Round(0), UptimeMS: f.Run.age(f.Boot == bootID()).Milliseconds(), Reason: "lost", PID: f.Run.PID})
-	}
+	f.lose(f.Boot == bootID())
 	return f
+}
+
+// lose puts the end of the runs on record that have none.
+func (f *ledgerFile) lose(sameBoot bool) {
+	for _, r := range f.Runs {
+		f.died(Death{At: time.Now().Round(0), UptimeMS: r.age(sameBoot).Milliseconds(), Reason: "lost", PID: r.PID})
+	}
+	f.Runs = nil
 }
 
 // ledgers are the files in the folder.

@@ -22,10 +22,10 @@ type keeper struct {
 const ledgerTime = time.Minute // far more than anything takes
 
 // keep lets a supervisor of the key begin, in the root that EVERMORE_ROOT names.
-func keep(t *testing.T, key string, continues bool) *keeper {
+func keep(t *testing.T, key string, adopted int) *keeper {
 	t.Helper()
 	k := &keeper{NewLedger(key, "web", 5), t, make(chan Past, 1), make(chan error, 10)}
-	k.Keep(continues, func(p Past) { k.past <- p }, func(err error) { k.warns <- err })
+	k.Keep(adopted, func(p Past) { k.past <- p }, func(err error) { k.warns <- err })
 	return k
 }
 
@@ -73,28 +73,28 @@ func ledgerRoot(t *testing.T) string {
 	return root
 }
 
-func death(reason string, code int) Death {
-	return Death{At: time.Now().Round(0), Reason: reason, Code: &code}
+func death(pid int, reason string, code int) Death {
+	return Death{At: time.Now().Round(0), Reason: reason, PID: pid, Code: &code}
 }
 
 func TestLedgerIsTakenUp(t *testing.T) {
 	root := ledgerRoot(t)
-	a := keep(t, "uid.web", false)
+	a := keep(t, "uid.web", 0)
 	a.Began(7)
 	a.OOMKilled(2)
 	a.StopKilled()
-	a.Died(death("oom", 137))
+	a.Died(death(7, "oom", 137))
 	a.Restarted("oom", true)
 	a.Began(8)
-	a.Died(death("request", 143))
+	a.Died(death(8, "request", 143))
 	a.Restarted("request", false)
 	a.Began(9)
-	a.Died(death("exit", 1))
+	a.Died(death(9, "exit", 1))
 	a.Ended()
 	a.Close(ledgerTime)
 	a.quiet()
 
-	b := keep(t, "uid.web", false)
+	b := keep(t, "uid.web", 0)
 	p := b.takes()
 	want := newCounts(p.Counts.Since)
 	want.Starts, want.OOMKills, want.StopKills = 3, 2, 1
@@ -102,14 +102,14 @@ func TestLedgerIsTakenUp(t *testing.T) {
 	want.exit("oom", "137")
 	want.exit("request", "143")
 	want.exit("exit", "1")
-	if !reflect.DeepEqual(p.Counts, want) || p.Lost {
+	if !reflect.DeepEqual(p.Counts, want) || p.Lost != 0 {
 		t.Errorf("taken up are %+v, lost %v; want %+v", p.Counts, p.Lost, want)
 	}
 	if len(p.Restarts) != 1 || p.Restarts[0] < 0 || p.Restarts[0] > ledgerTime {
 		t.Errorf("the restarts that count were %v ago", p.Restarts)
 	}
 	b.Began(10)
-	b.Died(death("signal", 139))
+	b.Died(death(10, "signal", 139))
 	if got := reasons(b.Deaths()); got != "signal exit request oom" {
 		t.Errorf("the story is %s", got)
 	}
@@ -151,16 +151,16 @@ func reasons(d Deaths) string {
 func TestLedgerIsBounded(t *testing.T) {
 	ledgerRoot(t)
 	for range 2 {
-		k := keep(t, "uid.web", false)
+		k := keep(t, "uid.web", 0)
 		for i := range 100 {
 			k.Began(i)
-			k.Died(death("exit", i%7))
+			k.Died(death(i, "exit", i%7))
 			k.Restarted("exit", true)
 		}
 		k.Ended()
 		k.Close(ledgerTime)
 	}
-	k := keep(t, "uid.web", false)
+	k := keep(t, "uid.web", 0)
 	p := k.takes()
 	if len(p.Restarts) != 5 || len(k.Deaths().Deaths) != maxDeaths || p.Counts.Starts != 200 {
 		t.Errorf("kept are %d restarts and %d deaths of %d", len(p.Restarts), len(k.Deaths().Deaths), p.Counts.Starts)
@@ -172,15 +172,15 @@ func TestLedgerIsBounded(t *testing.T) {
 // the file was read comes after what is in it.
 func TestLostRun(t *testing.T) {
 	root := ledgerRoot(t)
-	a := keep(t, "uid.web", false)
+	a := keep(t, "uid.web", 0)
 	a.Began(7)
 	a.Close(ledgerTime) // the supervisor is killed
 	if got := onFile("uid.web"); reasons(got) != "lost" || got.Deaths[0].PID != 7 || got.Deaths[0].Code != nil || got.Counts.Exits["lost"]["unknown"] != 1 {
 		t.Errorf("before the next start: %+v", got)
 	}
 
-	b := keep(t, "uid.web", true) // it is adopted
-	if p := b.takes(); p.Lost {
+	b := keep(t, "uid.web", 7) // it is adopted
+	if p := b.takes(); p.Lost != 0 {
 		t.Error("a run that goes on is lost")
 	}
 	b.Began(7)
@@ -188,11 +188,11 @@ func TestLostRun(t *testing.T) {
 
 	c := NewLedger("uid.web", "web", 5)
 	c.Began(8)
-	c.Died(death("exit", 1))
+	c.Died(death(8, "exit", 1))
 	c.Began(9)
 	past := make(chan Past, 1)
-	c.Keep(false, func(p Past) { past <- p }, func(err error) { t.Error(err) })
-	if p := <-past; !p.Lost || p.Counts.Exits["lost"]["unknown"] != 1 {
+	c.Keep(0, func(p Past) { past <- p }, func(err error) { t.Error(err) })
+	if p := <-past; p.Lost != 1 || p.Counts.Exits["lost"]["unknown"] != 1 {
 		t.Errorf("taken up: %+v", p)
 	}
 	if got := reasons(c.Deaths()); got != "exit lost" {
@@ -204,10 +204,10 @@ func TestLostRun(t *testing.T) {
 	// A clock that was set, and a machine that was started anew.
 	edit(t, root, func(f *ledgerFile) {
 		f.Boot = "another"
-		f.Run = &openRun{moment{At: time.Now().Add(time.Hour)}, 5}
+		f.Runs = []openRun{{moment{At: time.Now().Add(time.Hour)}, 5}}
 		f.Recent = []moment{{At: time.Now().Add(-time.Hour), Up: 1}, {At: time.Now().Add(time.Hour), Up: 2}}
 	})
-	d := keep(t, "uid.web", false)
+	d := keep(t, "uid.web", 0)
 	p := d.takes()
 	if len(p.Restarts) != 2 || p.Restarts[0] < time.Hour || p.Restarts[0] > time.Hour+ledgerTime || p.Restarts[1] != 0 {
 		t.Errorf("on another boot the restarts were %v ago", p.Restarts)
@@ -222,11 +222,51 @@ func TestLostRun(t *testing.T) {
 		}
 		f.Recent = append(f.Recent, moment{Up: uptime() + time.Hour})
 	})
-	e := keep(t, "uid.web", false)
+	e := keep(t, "uid.web", 0)
 	if p := e.takes(); len(p.Restarts) != 3 || p.Restarts[0] < time.Hour || p.Restarts[1] > ledgerTime || p.Restarts[2] != 0 {
 		t.Errorf("on the same boot the restarts were %v ago", p.Restarts)
 	}
 	e.Close(ledgerTime)
+}
+
+// Of an app of several processes each run that has no end on record was lost, and
+// none that another one has replaced.
+func TestLostRuns(t *testing.T) {
+	root := ledgerRoot(t)
+	a := keep(t, "uid.web", 0)
+	for _, pid := range []int{1, 2, 3} {
+		a.Began(pid)
+	}
+	a.Began(4) // in the place of 1
+	a.Restarted("reload", false)
+	a.Died(death(1, "reload", 0))
+	a.Died(death(2, "exit", 1))
+	a.Died(death(0, "spawn", 127)) // it cannot begin again
+	a.Close(ledgerTime)            // the supervisor is killed
+	if got := onFile("uid.web"); reasons(got) != "lost lost spawn exit reload" || got.Deaths[0].PID != 4 || got.Deaths[1].PID != 3 || got.Counts.Exits["lost"]["unknown"] != 2 {
+		t.Errorf("before the next start: %+v", got)
+	}
+
+	b := keep(t, "uid.web", 3) // one of the two is adopted
+	if p := b.takes(); p.Lost != 1 {
+		t.Errorf("%d were lost", p.Lost)
+	}
+	if got := b.Deaths(); got.Deaths[0].PID != 4 || got.Counts.Exits["lost"]["unknown"] != 1 {
+		t.Errorf("the story is %+v", got)
+	}
+	b.Began(3)
+	b.Began(5)
+	b.Died(death(3, "request", 0))
+	b.Died(death(5, "request", 0))
+	b.Close(ledgerTime)
+	if f, err := readLedger(filepath.Join(root, "deaths", "uid.web.json")); err != nil || len(f.Runs) != 0 {
+		t.Errorf("on file are the runs %v, %v", f.Runs, err)
+	}
+	c := keep(t, "uid.web", 0)
+	if p := c.takes(); p.Lost != 0 {
+		t.Errorf("%d were lost that had ended", p.Lost)
+	}
+	c.Close(ledgerTime)
 }
 
 // edit changes the ledger on file.
@@ -245,26 +285,26 @@ func edit(t *testing.T, root string, change func(*ledgerFile)) {
 
 func TestLedgerOfTwo(t *testing.T) {
 	ledgerRoot(t)
-	a := keep(t, "uid.web", false)
+	a := keep(t, "uid.web", 0)
 	a.Began(1)
-	a.Died(death("exit", 1))
+	a.Died(death(1, "exit", 1))
 	for start := time.Now(); len(onFile("uid.web").Deaths) == 0; time.Sleep(time.Millisecond) {
 		if time.Since(start) > ledgerTime {
 			t.Fatal("nothing is written")
 		}
 	}
-	b := keep(t, "uid.web", false)
+	b := keep(t, "uid.web", 0)
 	if got := b.warned(); !strings.Contains(got, "in memory only") {
 		t.Errorf("warned of %s", got)
 	}
 	b.Began(2)
-	b.Died(death("oom", 137))
+	b.Died(death(2, "oom", 137))
 	if got := reasons(b.Deaths()); got != "oom" {
 		t.Errorf("the story of the second is %s", got)
 	}
 	b.Close(ledgerTime)
 	b.quiet()
-	c := keep(t, "uid.api", false)
+	c := keep(t, "uid.api", 0)
 	c.Close(ledgerTime)
 	c.quiet()
 	a.Close(ledgerTime)
@@ -292,11 +332,11 @@ func TestBadLedgers(t *testing.T) {
 			if got := onFile("uid.web"); got.Counts.Exits != nil {
 				t.Errorf("read are %+v", got)
 			}
-			k := keep(t, "uid.web", false)
+			k := keep(t, "uid.web", 0)
 			if got := k.warned(); !strings.Contains(got, "begins anew") || strings.Contains(got, "\n") {
 				t.Errorf("warned of %s", got)
 			}
-			k.Died(death("exit", 1))
+			k.Died(death(2, "exit", 1))
 			k.Close(ledgerTime)
 			k.quiet()
 			if got := reasons(onFile("uid.web")); got != "exit" {
@@ -318,11 +358,11 @@ func TestLedgerWithoutRoom(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "deaths"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k := keep(t, "uid.web", false)
+	k := keep(t, "uid.web", 0)
 	if got := k.warned(); !strings.Contains(got, "is not kept") {
 		t.Errorf("warned of %s", got)
 	}
-	k.Died(death("exit", 1))
+	k.Died(death(2, "exit", 1))
 	k.Close(ledgerTime)
 	k.quiet()
 	if got := reasons(k.Deaths()); got != "exit" {
@@ -334,12 +374,12 @@ func TestLedgerWithoutRoom(t *testing.T) {
 	if err := os.MkdirAll(unfinished, 0o700); err != nil { // the writing of every one fails
 		t.Fatal(err)
 	}
-	k = keep(t, "uid.web", false)
+	k = keep(t, "uid.web", 0)
 	if got := k.warned(); !strings.Contains(got, "is not kept") {
 		t.Errorf("warned of %s", got)
 	}
 	for range 10 {
-		k.Died(death("exit", 1))
+		k.Died(death(2, "exit", 1))
 	}
 	k.Close(ledgerTime)
 	k.quiet()
@@ -348,7 +388,7 @@ func TestLedgerWithoutRoom(t *testing.T) {
 func TestOldLedgersAreDeleted(t *testing.T) {
 	root := ledgerRoot(t)
 	for _, key := range []string{"uid.old", "uid.new", "uid.runs"} {
-		k := keep(t, key, false)
+		k := keep(t, key, 0)
 		k.Close(ledgerTime)
 	}
 	old := time.Now().Add(-2 * ledgerAge)
@@ -362,7 +402,7 @@ func TestOldLedgersAreDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Release()
-	keep(t, "uid.other", false).Close(ledgerTime)
+	keep(t, "uid.other", 0).Close(ledgerTime)
 	for key, want := range map[string]bool{"uid.old": false, "uid.new": true, "uid.runs": true, "uid.other": true} {
 		if is := onFile(key).Counts.Exits != nil; is != want {
 			t.Errorf("%s is there: %v", key, is)
@@ -386,7 +426,7 @@ func TestLedgerKey(t *testing.T) {
 // Nothing in the file tells of the app's arguments, environment or output.
 func TestLedgerHoldsNoArguments(t *testing.T) {
 	root := ledgerRoot(t)
-	k := keep(t, LedgerKey("", []string{"node", "--password=secret"}, "/srv/secret"), false)
+	k := keep(t, LedgerKey("", []string{"node", "--password=secret"}, "/srv/secret"), 0)
 	k.Began(1)
 	k.Close(ledgerTime)
 	text, err := os.ReadFile(filepath.Join(root, "deaths", LedgerKey("", []string{"node", "--password=secret"}, "/srv/secret")+".json"))
@@ -396,7 +436,7 @@ func TestLedgerHoldsNoArguments(t *testing.T) {
 }
 
 func FuzzLedger(f *testing.F) {
-	good, _ := json.Marshal(ledgerFile{Version: 1, Counts: newCounts(time.Unix(1, 0)), Run: &openRun{PID: 3}, Recent: []moment{{}}, Deaths: []Death{{Reason: "oom"}}})
+	good, _ := json.Marshal(ledgerFile{Version: 1, Counts: newCounts(time.Unix(1, 0)), Runs: []openRun{{PID: 3}}, Recent: []moment{{}}, Deaths: []Death{{Reason: "oom"}}})
 	for _, seed := range []string{string(good), "", "{}", `{"version":1}`, `{"version":1,"deaths":null,"counts":{"exits":{"a":null}}}`} {
 		f.Add(seed)
 	}
