@@ -50,8 +50,10 @@ func (s *Server) live() []check {
 	loop := check{name: "loop", why: s.pingLoop()}
 	now := s.src.Snapshot()
 	kill := check{name: "kill"}
-	if since := now.UnkillableSince; !since.IsZero() && time.Since(since) > unkillableAfter {
-		kill.why = fmt.Sprintf("process %d is still there %s after SIGKILL", now.PID, seconds(since))
+	for _, w := range s.src.Snapshots() {
+		if since := w.UnkillableSince; !since.IsZero() && time.Since(since) > unkillableAfter {
+			kill.why = fmt.Sprintf("process %d is still there %s after SIGKILL", w.PID, seconds(since))
+		}
 	}
 	return []check{loop, kill, {name: "readiness", why: s.unreadyForTooLong(now)}}
 }

@@ -122,6 +122,16 @@ func TestLivezMissesThePing(t *testing.T) {
 	})
 }
 
+// Of several processes one that survives SIGKILL is enough, and is named.
+func TestLivezOfWorkers(t *testing.T) {
+	src := newApp(up())
+	stuck := pid1.Snapshot{Worker: 1, State: pid1.StateStopping, PID: 13, UnkillableSince: time.Now().Add(-time.Hour)}
+	src.others.Store(&[]*pid1.Snapshot{{Worker: 2, State: pid1.StateBackoff}, &stuck})
+	s := quietServer(t, src, ServerOptions{})
+	expect(t, s, "/livez", 503, "kill failed: process 13 is still there 1h0m0s after SIGKILL\n")
+	expect(t, s, "/readyz", 200, "ok\n")
+}
+
 func TestLivezAfterAKillThatDidNotHelp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		snap := pid1.Snapshot{State: pid1.StateStopping, PID: 12, NotReady: "it is being ended", UnkillableSince: time.Now()}
@@ -213,7 +223,8 @@ func TestHealthz(t *testing.T) {
 		want := map[string]any{
 			"ready": false, "live": true, "state": "preparing", "uptime_seconds": 0.0, "starts": 0.0, "restarts": 0.0,
 			"spinning": false, "backoff_seconds": 0.0,
-			"checks": map[string]any{"loop": "ok", "kill": "ok", "readiness": "ok", "ready": "the command of --before runs"},
+			"checks":  map[string]any{"loop": "ok", "kill": "ok", "readiness": "ok", "ready": "the command of --before runs"},
+			"workers": []any{map[string]any{"worker": 0.0, "state": "preparing", "ready": false, "not_ready": "the command of --before runs", "restarts": 0.0}},
 		}
 		if got := ask(503); !reflect.DeepEqual(got, want) {
 			t.Errorf("before the first run it is\n%v, want\n%v", got, want)
@@ -223,6 +234,8 @@ func TestHealthz(t *testing.T) {
 		snap.PID, snap.StartedAt, snap.Status = 12, time.Now(), "serving <1> request"
 		snap.LastExitAt = time.Unix(1700000000, 0).UTC()
 		src.set(snap)
+		other := pid1.Snapshot{Worker: 3, State: pid1.StateBackoff, NotReady: "it is down\n", Restarts: 1}
+		src.others.Store(&[]*pid1.Snapshot{&other})
 		time.Sleep(1500 * time.Millisecond)
 		want = map[string]any{
 			"ready": true, "live": true, "state": "running", "pid": 12.0, "started_at": snap.StartedAt.Format(time.RFC3339Nano),
@@ -230,6 +243,10 @@ func TestHealthz(t *testing.T) {
 			"spinning": false, "backoff_seconds": 0.0, "status": "serving <1> request",
 			"last_exit": map[string]any{"at": "2023-11-14T22:13:20Z", "reason": "signal", "code": 139.0, "signal": "SIGSEGV"},
 			"checks":    map[string]any{"loop": "ok", "kill": "ok", "readiness": "ok", "ready": "ok"},
+			"workers": []any{
+				map[string]any{"worker": 0.0, "state": "running", "pid": 12.0, "started_at": snap.StartedAt.Format(time.RFC3339Nano), "ready": true, "restarts": 2.0},
+				map[string]any{"worker": 3.0, "state": "backoff", "ready": false, "not_ready": "it is down", "restarts": 1.0},
+			},
 		}
 		if got := ask(200); !reflect.DeepEqual(got, want) {
 			t.Errorf("of a running app it is\n%v, want\n%v", got, want)

@@ -223,6 +223,18 @@ type health struct {
 	BackoffSeconds    float64           `json:"backoff_seconds"`
 	LastExit          *lastExit         `json:"last_exit,omitempty"`
 	Status            string            `json:"status,omitempty"`
+	Workers           []workerHealth    `json:"workers"`
+}
+
+// workerHealth is what is true of one of the app's processes.
+type workerHealth struct {
+	Worker    int        `json:"worker"`
+	State     pid1.State `json:"state"`
+	PID       int        `json:"pid,omitempty"`
+	StartedAt *time.Time `json:"started_at,omitempty"`
+	Ready     bool       `json:"ready"`
+	NotReady  string     `json:"not_ready,omitempty"`
+	Restarts  int        `json:"restarts"`
 }
 
 type lastExit struct {
@@ -239,6 +251,14 @@ func (s *Server) serveHealth(w http.ResponseWriter) {
 		Live: allOK(live), Ready: allOK(ready), Checks: make(map[string]string),
 		State: now.State, PID: now.PID, Starts: now.Starts, Restarts: now.Restarts,
 		Spinning: now.Spinning, BackoffSeconds: now.Backoff.Seconds(), Status: now.Status,
+		Workers: []workerHealth{},
+	}
+	for _, w := range s.src.Snapshots() {
+		one := workerHealth{Worker: w.Worker, State: w.State, PID: w.PID, Ready: w.Ready, NotReady: oneLine(w.NotReady), Restarts: w.Restarts}
+		if !w.StartedAt.IsZero() {
+			one.StartedAt = &w.StartedAt
+		}
+		out.Workers = append(out.Workers, one)
 	}
 	for _, c := range append(live, ready...) {
 		if c.ok() {
