@@ -1,22 +1,19 @@
 package cluster
 
 import (
-	"bytes"
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"net/http"
+	"net"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
+
+	"evermore/bench/load"
 )
 
 // No request fails while pods are replaced, whoever asks for it: those who keep
 // their connections and those who make one for each. No other test runs meanwhile:
-// a client that comes to run too late uses a connection that was closed as idle.
+// what a client sends while its idle connection is being closed is lost, and the
+// longer that takes, the likelier it is.
 func TestNoRequestIsLost(t *testing.T) {
 	n := newNamespace(t)
 	n.deploy(overlay{replicas: 3})
@@ -55,7 +52,7 @@ func TestNoRequestIsLost(t *testing.T) {
 			}
 		}},
 	} {
-		load := n.load()
+		run := n.load()
 		before := n.names()
 		step.do()
 		n.kubectl("rollout", "status", "deployment/app", "--timeout", patience.String())
@@ -67,10 +64,10 @@ func TestNoRequestIsLost(t *testing.T) {
 			}
 			return nil
 		})
-		answered, failed, took := load.end()
-		t.Logf("%s: %d requests answered in %v, %d failed", step.name, answered, took.Round(time.Second/10), len(failed))
-		if answered < 100 || len(failed) > 0 {
-			t.Errorf("%s: %d answered; of those that failed:\n%v", step.name, answered, errors.Join(failed[:min(len(failed), 10)]...))
+		got := run.End()
+		t.Logf("%s: %v", step.name, got)
+		if got.Answered < 100 || got.Failed() > 0 {
+			t.Errorf("%s: %d answered; of those that failed: %v", step.name, got.Answered, got.Failures[:min(got.Failed(), 10)])
 		}
 	}
 	for _, p := range n.pods() {
@@ -124,66 +121,16 @@ func (n *namespace) evict(p pod) error {
 	return err
 }
 
-// load is clients that ask the Service again and again.
-type load struct {
-	cancel   context.CancelFunc
-	clients  sync.WaitGroup
-	began    time.Time
-	answered atomic.Int64
-	mu       sync.Mutex
-	failed   []error
-}
-
-func (n *namespace) load() *load {
+// load asks the Service again and again, on connections that are kept and on new ones.
+func (n *namespace) load() *load.Run {
 	n.t.Helper()
-	url := "http://" + n.kubectl("get", "service", "app", "--output", "jsonpath={.spec.clusterIP}") + "/"
-	ctx, cancel := context.WithCancel(context.Background())
-	l := &load{cancel: cancel, began: time.Now()}
-	n.t.Cleanup(cancel)
-	for i := range 8 {
-		kept := i%2 == 1
-		transport := &http.Transport{DisableKeepAlives: !kept}
-		l.clients.Go(func() {
-			defer transport.CloseIdleConnections()
-			client := &http.Client{Transport: transport, Timeout: 10 * time.Second}
-			for ctx.Err() == nil {
-				if err := post(client, url); err != nil {
-					l.mu.Lock()
-					l.failed = append(l.failed, fmt.Errorf("%s, connection kept: %t: %w", time.Now().Format("15:04:05.000"), kept, err))
-					l.mu.Unlock()
-				} else {
-					l.answered.Add(1)
-				}
-				select {
-				case <-time.After(10 * time.Millisecond): // a machine has more to do
-				case <-ctx.Done():
-				}
-			}
-		})
-	}
-	return l
-}
-
-// post sends what net/http does not send a second time by itself when the
-// connection breaks.
-func post(client *http.Client, url string) error {
-	response, err := client.Post(url, "text/plain", bytes.NewReader([]byte("hello")))
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	if _, err := io.Copy(io.Discard, response.Body); err != nil {
-		return err
-	}
-	if response.StatusCode != http.StatusOK {
-		return errors.New(response.Status)
-	}
-	return nil
-}
-
-// end lets all requests under way be answered.
-func (l *load) end() (answered int64, failed []error, took time.Duration) {
-	l.cancel()
-	l.clients.Wait()
-	return l.answered.Load(), l.failed, time.Since(l.began)
+	run := load.Load{
+		Address: net.JoinHostPort(n.kubectl("get", "service", "app", "--output", "jsonpath={.spec.clusterIP}"), "80"),
+		Kept:    4, Fresh: 4,
+		Requests: []load.Request{{Path: "/", Body: len("hello")}},
+		Pause:    10 * time.Millisecond, // a machine has more to do
+		Timeout:  10 * time.Second,
+	}.Start()
+	n.t.Cleanup(func() { run.End() })
+	return run
 }
