@@ -29,12 +29,12 @@ func TestVerdict(t *testing.T) {
 		base, reached   series
 		text, met, cell string
 	}{
-		{"at most a multiple, met", goal{number: 2.5, of: "tini"}, series{2}, series{5}, "≤ 2.5× tini", "yes", "5.00"},
+		{"at most a multiple, met", goal{number: 2.5, of: "tini"}, series{2}, series{5}, "≤ 2.5× tini", "yes", "5"},
 		{"at most a multiple, missed", goal{number: 2.5, of: "tini"}, series{2}, series{5.1}, "≤ 2.5× tini", "no", "5.10"},
-		{"at least a share, met", goal{number: 0.95, of: "raw", atLeast: true}, series{100}, series{95}, "≥ 0.95× raw", "yes", "95.0"},
-		{"at least a share, missed", goal{number: 0.95, of: "raw", atLeast: true}, series{100}, series{94}, "≥ 0.95× raw", "no", "94.0"},
+		{"at least a share, met", goal{number: 0.95, of: "raw", atLeast: true}, series{100}, series{95}, "≥ 0.95× raw", "yes", "95"},
+		{"at least a share, missed", goal{number: 0.95, of: "raw", atLeast: true}, series{100}, series{94}, "≥ 0.95× raw", "no", "94"},
 		{"a number", goal{number: 0}, nil, series{0.05}, "≤ 0", "no", "0.05"},
-		{"a missing base", goal{number: 1, of: "tini"}, nil, series{1}, "≤ tini", "-", "1.00"},
+		{"a missing base", goal{number: 1, of: "tini"}, nil, series{1}, "≤ tini", "-", "1"},
 		{"not measured", goal{number: 1, of: "tini"}, series{1}, nil, "≤ tini", "-", "-"},
 	}
 	for _, c := range cases {
@@ -56,6 +56,17 @@ func TestVerdictNeedsEveryGoal(t *testing.T) {
 	l := &lab{samples: map[string]map[string]series{"a": {"evermore": {11}}, "b": {"evermore": {1}}}}
 	if text, met := l.verdict(r); met != "no" || text != "≤ 10 / ≤ 2" {
 		t.Errorf("verdict = %q, %q", text, met)
+	}
+}
+
+// A goal is met when it is met in all ways in which evermore runs.
+func TestVerdictOfEveryWay(t *testing.T) {
+	r := row{metrics: []string{"m"}, goals: []goal{{number: 0}}}
+	for bad, want := range map[float64]string{0: "yes", 1: "no"} {
+		l := &lab{samples: map[string]map[string]series{"m": {"evermore --hold": {0}, "evermore -i 2": {bad}, "forever": {5}}}}
+		if text, met := l.verdict(r); met != want || text != "≤ 0" {
+			t.Errorf("verdict with %v = %q, %q; want %q", bad, text, met, want)
+		}
 	}
 }
 
@@ -211,6 +222,78 @@ func TestDaemonCommands(t *testing.T) {
 	for _, part := range []string{`"name":"bench"`, `"out_file":"/out"`, `"error_file":"/err"`, `"log_file":"/log"`} {
 		if !strings.Contains(string(text), part) {
 			t.Errorf("%s has no %s", text, part)
+		}
+	}
+}
+
+// What every peer is told to keep a server up.
+func TestAppCommands(t *testing.T) {
+	j := job{dir: t.TempDir(), command: []string{"node", "/server.js"}, name: "bench", port: "3000"}
+	p := peer{program: "/bin/x", client: "/bin/pm2"}
+	for _, c := range []struct {
+		as   how
+		want string
+	}{
+		{foreverApp, "/bin/x start --uid bench --minUptime 1 --spinSleepTime 1 -c node /server.js"},
+		{pm2App, "/bin/pm2 start " + j.dir + "/bench.json"},
+	} {
+		argv, err := c.as(p, j)
+		if err != nil || strings.Join(argv, " ") != c.want {
+			t.Errorf("got %q, %v; want %q", argv, err, c.want)
+		}
+	}
+	config := func() string {
+		text, err := os.ReadFile(j.dir + "/bench.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	if text := config(); strings.Contains(text, "instances") || !strings.Contains(text, `"script":"/server.js"`) {
+		t.Error(text)
+	}
+	j.instances = 4
+	if _, err := clustered(pm2App)(p, j); err != nil {
+		t.Fatal(err)
+	}
+	if text := config(); !strings.Contains(text, `"exec_mode":"cluster","instances":4`) {
+		t.Error(text)
+	}
+}
+
+// A loop in sh keeps a server up, and each act gives it another process.
+func TestAppHost(t *testing.T) {
+	for _, tool := range []string{"cc", "node"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			skip(t, tool+" is missing")
+		}
+	}
+	l, err := newLab("no-evermore", "no-modules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	h, err := l.appHost(l.apps[0], 0)
+	if errors.Is(err, syscall.EPERM) {
+		skip(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.end()
+	for _, act := range acts {
+		before, err := h.find(h.isApp)
+		if err != nil || len(before) != 1 {
+			t.Fatalf("the app's processes are %v, %v", before, err)
+		}
+		if err := act.do(h); err != nil {
+			t.Fatalf("%s: %v", act.name, err)
+		}
+		if err := h.await("another process", func() (bool, error) {
+			after, err := h.find(h.isApp)
+			return len(after) == 1 && after[0] != before[0], err
+		}); err != nil {
+			t.Errorf("%s: %v", act.name, err)
 		}
 	}
 }

@@ -23,7 +23,10 @@ type lab struct {
 	dir      string // of this run; removed at its end
 	programs string // the folder of the compiled programs
 	http     string // an address for a supervisor that serves HTTP
+	port     string // that apps listen on
 	peers    []peer
+	apps     []peer        // what keeps a server up
+	underway time.Duration // how long each of them is under load
 
 	samples  map[string]map[string]series // by metric and peer
 	failures []string
@@ -45,6 +48,7 @@ func newLab(evermore, npm string) (*lab, error) {
 		return nil, err
 	}
 	l.peers = findPeers(l.programs, evermore, npm)
+	l.apps = findApps(l.peers)
 	return l, nil
 }
 
@@ -63,8 +67,25 @@ func (l *lab) prepare() error {
 	if err != nil {
 		return fmt.Errorf("cannot find a free port: %w", err)
 	}
+	defer free.Close()
 	l.http = free.Addr().String()
-	return free.Close()
+	return l.findPort()
+}
+
+// findPort finds one for apps. It is below those that the kernel takes for clients
+// (ip_local_port_range): one of theirs would take it while the app is dead.
+func (l *lab) findPort() error {
+	const first, count = 20000, 12000
+	var failure error
+	for i := range count {
+		l.port = strconv.Itoa(first + (os.Getpid()+i)%count)
+		free, err := net.Listen("tcp", ":"+l.port)
+		if err == nil {
+			return free.Close()
+		}
+		failure = err
+	}
+	return fmt.Errorf("cannot find a free port: %w", failure)
 }
 
 func (l *lab) compile(name string) error {
@@ -152,7 +173,7 @@ func (s *session) run(as how) error {
 // is /dev/null.
 func (s *session) launched(argv []string, stdin, stdout *os.File) error {
 	c := exec.Command(s.lab.program("launch"), argv...)
-	c.Env = append(os.Environ(), "NO_COLOR=1")
+	c.Env = append(os.Environ(), "NO_COLOR=1", "PORT="+s.lab.port)
 	for _, home := range []string{"HOME", "PM2_HOME", "FOREVER_ROOT", "EVERMORE_ROOT"} {
 		c.Env = append(c.Env, home+"="+s.job.dir)
 	}
@@ -227,12 +248,19 @@ func (s *session) explain(err error) error {
 
 // processes gives the pids in the session's pid namespace whose program is not
 // one of the lab's: the supervisor, and what it needs beside it.
-func (s *session) processes() ([]int, error) { return s.find(false) }
+func (s *session) processes() ([]int, error) {
+	return s.find(func(pid string) bool { return !s.isChild(pid) })
+}
+
+func (s *session) isChild(pid string) bool {
+	exe, _ := os.Readlink("/proc/" + pid + "/exe")
+	return exe == s.job.command[0]
+}
 
 // child is the pid of the supervised program, as this process sees it.
 func (s *session) child(ctx context.Context) (int, error) {
 	for {
-		found, err := s.find(true)
+		found, err := s.find(s.isChild)
 		if err != nil || len(found) > 0 {
 			return append(found, 0)[0], err
 		}
@@ -244,7 +272,9 @@ func (s *session) child(ctx context.Context) (int, error) {
 	}
 }
 
-func (s *session) find(children bool) ([]int, error) {
+// find gives the pids in the session's pid namespace of what is looked for, as
+// this process sees them.
+func (s *session) find(is func(pid string) bool) ([]int, error) {
 	ours, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", s.pid()))
 	if err != nil {
 		return nil, s.explain(err)
@@ -263,8 +293,7 @@ func (s *session) find(children bool) ([]int, error) {
 		if ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", pid)); err != nil || ns != ours {
 			continue
 		}
-		exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
-		if (exe == s.job.command[0]) == children {
+		if is(entry.Name()) {
 			found = append(found, pid)
 		}
 	}
@@ -275,9 +304,13 @@ func (s *session) find(children bool) ([]int, error) {
 // times over, after one round that is not kept. A peer whose part fails takes
 // no further part in this metric.
 func (l *lab) rounds(metric string, n int, can func(peer) bool, part func(p peer, keep bool) error) {
+	l.roundsOf(l.peers, metric, n, can, part)
+}
+
+func (l *lab) roundsOf(peers []peer, metric string, n int, can func(peer) bool, part func(p peer, keep bool) error) {
 	failed := make(map[string]bool)
 	for round := range n + 1 {
-		for _, p := range l.peers {
+		for _, p := range peers {
 			if p.program == "" || !can(p) || failed[p.name] {
 				continue
 			}

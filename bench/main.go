@@ -18,21 +18,23 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 )
 
 func main() {
 	evermore := flag.String("evermore", "bin/evermore", "the `binary` to measure")
 	peers := flag.String("peers", "bench/.peers/node_modules", "the `folder` that npm installed forever and pm2 into")
 	out := flag.String("o", "", "a `file` to write the results to as well")
+	underway := flag.Duration("load", time.Minute, "how `long` what keeps a server up is under load")
 	only := flag.String("only", "", "measure only `some` of "+names())
 	flag.Parse()
-	if err := run(*evermore, *peers, *out, *only); err != nil {
+	if err := run(*evermore, *peers, *out, *only, *underway); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(evermore, npm, out, only string) error {
+func run(evermore, npm, out, only string, underway time.Duration) error {
 	chosen, err := choose(only)
 	if err != nil {
 		return err
@@ -42,6 +44,7 @@ func run(evermore, npm, out, only string) error {
 		return err
 	}
 	defer l.close()
+	l.underway = underway
 
 	interrupted, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

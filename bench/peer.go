@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -20,6 +21,10 @@ type job struct {
 	err     string   // where its stderr goes
 	log     string   // where both go
 	name    string   // of the daemon
+
+	// Of an app that node is to run: the command is node and the app's file.
+	port      string // that it listens on
+	instances int    // 0: one, that shares nothing
 }
 
 // A peer is one supervisor, a column of the table. A function that is nil says
@@ -35,6 +40,7 @@ type peer struct {
 	again   func(peer, job) ([]string, error) // starts it again at once after every end
 	collect func(peer, job) ([]string, error) // has its stdout written to the job's file
 	daemon  func(peer, job) ([]string, error) // has a daemon keep the job's command, and its output in the job's files
+	reload  string                            // the client's action that replaces the daemon's processes; empty: there is none
 	client  string                            // the program that knows of daemons
 	ahead   string                            // the action that starts what all of them share; empty: they share nothing
 
@@ -130,8 +136,53 @@ func (p *peer) fromNPM(modules, pkg string) {
 	p.program, p.version = path, is.Version
 }
 
-// column is the peer's heading.
-func (p peer) column() string { return strings.TrimSpace(p.name + " " + p.version) }
+// column is the peer's heading: its name, version and how it runs.
+func (p peer) column() string {
+	name, how, _ := strings.Cut(p.name, " ")
+	return strings.Join(strings.Fields(name+" "+p.version+" "+how), " ")
+}
+
+// findApps gives the columns of what keeps a server up, in the ways that each of
+// the peers has.
+func findApps(peers []peer) []peer {
+	as := func(name, of string, daemon how, reload string) peer {
+		p := peers[slices.IndexFunc(peers, func(p peer) bool { return p.name == of })]
+		return peer{
+			name: name, version: p.version, program: p.program, missing: p.missing,
+			client: p.client, ahead: p.ahead, daemon: daemon, reload: reload,
+		}
+	}
+	return []peer{
+		{name: "sh loop", program: "sh", daemon: looped},
+		as("forever", "forever", foreverApp, "restart"),
+		as("pm2", "pm2-runtime", pm2App, "reload"),
+		as("pm2 -i 2", "pm2-runtime", clustered(pm2App), "reload"),
+	}
+}
+
+// clustered has two instances where the job does not say how many.
+func clustered(as how) how {
+	return func(p peer, j job) ([]string, error) {
+		j.instances = cmp.Or(j.instances, 2)
+		return as(p, j)
+	}
+}
+
+func looped(_ peer, j job) ([]string, error) {
+	return append([]string{"sh", "-c", `while :; do "$@"; done & exit`, "sh"}, j.command...), nil
+}
+
+func foreverApp(p peer, j job) ([]string, error) {
+	return forever(p, j, "start", "--uid", j.name, "--minUptime", "1", "--spinSleepTime", "1"), nil
+}
+
+func pm2App(p peer, j job) ([]string, error) {
+	app := map[string]any{"name": j.name, "script": j.command[1], "max_restarts": 1_000_000}
+	if j.instances > 0 {
+		app["exec_mode"], app["instances"] = "cluster", j.instances
+	}
+	return pm2Start(p.client, j, app)
+}
 
 // forever takes the script as the last argument of the command that -c names.
 func forever(p peer, j job, options ...string) []string {
@@ -164,8 +215,6 @@ func pm2Started(p peer, j job) ([]string, error) {
 	return pm2(p, j)
 }
 
-// pm2 writes an ecosystem file, the only way to give pm2-runtime a command whose
-// arguments are its own.
 func pm2(p peer, j job) ([]string, error) {
 	app := map[string]any{
 		"name":         cmp.Or(j.name, "bench"),
@@ -180,6 +229,12 @@ func pm2(p peer, j job) ([]string, error) {
 	if j.log != "" {
 		app["error_file"], app["log_file"] = j.err, j.log
 	}
+	return pm2Start(p.program, j, app)
+}
+
+// pm2Start writes an ecosystem file, the only way to give pm2-runtime a command
+// whose arguments are its own.
+func pm2Start(program string, j job, app map[string]any) ([]string, error) {
 	text, err := json.Marshal(map[string]any{"apps": []any{app}})
 	if err != nil {
 		return nil, err
@@ -188,7 +243,7 @@ func pm2(p peer, j job) ([]string, error) {
 	if err := os.WriteFile(config, text, 0o600); err != nil {
 		return nil, fmt.Errorf("cannot write pm2's configuration: %w", err)
 	}
-	return []string{p.program, "start", config}, nil
+	return []string{program, "start", config}, nil
 }
 
 func evermore(p peer, j job, options ...string) []string {

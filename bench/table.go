@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
@@ -19,6 +20,8 @@ type measurement struct {
 	rows []row
 	// beside are metrics that only the list of samples shows.
 	beside []string
+	// apps says that it is about what keeps a server up: a table of its own.
+	apps bool
 }
 
 // A row has one metric in each cell, or several parted by slashes.
@@ -75,6 +78,17 @@ var measurements = []measurement{
 	{name: "size", run: measureSize, rows: []row{
 		{"stripped binary, MB", []string{"size"}, []goal{{number: 11}}},
 	}},
+	{name: "hold", apps: true, run: measureHold, rows: slices.Concat(
+		underLoad("node killed every 2 s", "killed", goal{number: 0}, goal{number: 0}),
+		underLoad("replaced every 2 s", "replaced", goal{number: 0}, goal{number: 0}, goal{number: 0}),
+	)},
+	{name: "share", apps: true, run: measureShare, rows: []row{
+		{"answers that take 1.4 ms of CPU, requests/s", []string{"throughput"}, []goal{{number: 1, of: "pm2 -i 2", atLeast: true}}},
+		{"connections of the least and the busiest of 2 processes, busy, %", []string{"least of 2, busy", "most of 2, busy"}, nil},
+		{"the same of 4", []string{"least of 4, busy", "most of 4, busy"}, nil},
+		{"of 2 processes that are mostly idle", []string{"least of 2, idle", "most of 2, idle"}, nil},
+		{"the same of 4", []string{"least of 4, idle", "most of 4, idle"}, nil},
+	}},
 }
 
 func names() string {
@@ -110,22 +124,9 @@ func choose(list string) ([]measurement, error) {
 
 // write gives the whole result in Markdown.
 func (l *lab) write(w io.Writer, done []measurement) {
-	fmt.Fprintf(w, "%s\n\n", machine())
-	fmt.Fprint(w, "| |")
-	for _, p := range l.peers {
-		fmt.Fprintf(w, " %s |", p.column())
-	}
-	fmt.Fprintf(w, " goal | met |\n|---|%s---|---|\n", strings.Repeat("---|", len(l.peers)))
-	for _, m := range done {
-		for _, r := range m.rows {
-			fmt.Fprintf(w, "| %s |", r.title)
-			for _, p := range l.peers {
-				fmt.Fprintf(w, " %s |", l.cell(r, p))
-			}
-			text, met := l.verdict(r)
-			fmt.Fprintf(w, " %s | %s |\n", text, met)
-		}
-	}
+	fmt.Fprintf(w, "%s\n", machine())
+	l.writeTable(w, l.peers, slices.DeleteFunc(slices.Clone(done), func(m measurement) bool { return m.apps }))
+	l.writeTable(w, l.apps, slices.DeleteFunc(slices.Clone(done), func(m measurement) bool { return !m.apps }))
 	notes := slices.Clone(l.notes)
 	for _, p := range l.peers {
 		if p.program == "" {
@@ -146,9 +147,9 @@ func (l *lab) write(w io.Writer, done []measurement) {
 			metrics = append(m.rows[i].metrics[:len(m.rows[i].metrics):len(m.rows[i].metrics)], metrics...)
 		}
 		for _, metric := range metrics {
-			for _, p := range l.peers {
+			for _, p := range slices.Concat(l.peers, l.apps) {
 				s := l.samples[metric][p.name]
-				if len(s) == 0 {
+				if len(s) < 2 {
 					continue
 				}
 				fmt.Fprintf(w, "| %s | %s | %d |", metric, p.name, len(s))
@@ -157,6 +158,27 @@ func (l *lab) write(w io.Writer, done []measurement) {
 				}
 				fmt.Fprintln(w)
 			}
+		}
+	}
+}
+
+func (l *lab) writeTable(w io.Writer, columns []peer, of []measurement) {
+	if len(of) == 0 {
+		return
+	}
+	fmt.Fprint(w, "\n| |")
+	for _, p := range columns {
+		fmt.Fprintf(w, " %s |", p.column())
+	}
+	fmt.Fprintf(w, " goal | met |\n|---|%s---|---|\n", strings.Repeat("---|", len(columns)))
+	for _, m := range of {
+		for _, r := range m.rows {
+			fmt.Fprintf(w, "| %s |", r.title)
+			for _, p := range columns {
+				fmt.Fprintf(w, " %s |", l.cell(r, p))
+			}
+			text, met := l.verdict(r)
+			fmt.Fprintf(w, " %s | %s |\n", text, met)
 		}
 	}
 }
@@ -178,34 +200,42 @@ func (l *lab) cell(r row, p peer) string {
 	return "-"
 }
 
-// verdict is the goal of a row in words, and whether evermore met it: "-" when
+// verdict is the goal of a row in words, and whether evermore met it, in all ways
+// in which it was measured: "-" when
 // what it takes to say so was not measured, nothing when the row has no goal.
 func (l *lab) verdict(r row) (text, met string) {
 	if len(r.goals) == 0 {
 		return "", ""
 	}
 	var texts []string
-	met = "yes"
-	for i, g := range r.goals {
+	for _, g := range r.goals {
 		texts = append(texts, g.String())
-		reached := l.samples[r.metrics[i]]["evermore"]
+	}
+	text, met = strings.Join(texts, " / "), "yes"
+	for i, g := range r.goals {
 		limit := g.number
 		if g.of != "" {
 			base := l.samples[r.metrics[i]][g.of]
 			if len(base) == 0 {
-				return g.String(), "-"
+				return text, "-"
 			}
 			limit *= base.median()
 		}
-		switch {
-		case len(reached) == 0:
-			met = "-"
-		case met == "yes" && g.atLeast && reached.median() < limit,
-			met == "yes" && !g.atLeast && reached.median() > limit:
-			met = "no"
+		measured := false
+		for name, reached := range l.samples[r.metrics[i]] {
+			if len(reached) == 0 || !strings.HasPrefix(name, "evermore") {
+				continue
+			}
+			measured = true
+			if g.atLeast && reached.median() < limit || !g.atLeast && reached.median() > limit {
+				met = "no"
+			}
+		}
+		if !measured {
+			return text, "-"
 		}
 	}
-	return strings.Join(texts, " / "), met
+	return text, met
 }
 
 func (g goal) String() string {
@@ -225,8 +255,8 @@ func (g goal) String() string {
 // number writes three digits or so: more than the figures are worth.
 func number(v float64) string {
 	switch {
-	case v == 0:
-		return "0"
+	case v == math.Trunc(v):
+		return fmt.Sprintf("%.0f", v)
 	case v >= 100:
 		return fmt.Sprintf("%.0f", v)
 	case v >= 10:

@@ -171,18 +171,17 @@ func (c *client) run(ctx context.Context, first int) {
 // count makes a request and counts what becomes of it.
 func (c *client) count(request Request) {
 	began := time.Now()
-	response, body, err := c.ask(request)
+	body, err := c.ask(request)
 	took := time.Since(began)
 	switch {
-	case err == nil && response.StatusCode == http.StatusOK:
+	case err == nil:
 		c.result.Answered++
 		c.result.By[strings.TrimSpace(body)]++
 		if !request.Slow {
 			c.result.Latencies = append(c.result.Latencies, took)
 		}
 		return
-	case err == nil:
-		err = errors.New(response.Status)
+	case errors.As(err, new(rejected)):
 		c.result.Rejected++
 	case isTimeout(err):
 		c.result.TimedOut++
@@ -203,9 +202,14 @@ func isTimeout(err error) bool {
 	return ok && failure.Timeout()
 }
 
-// ask makes a request and gives its answer. After an error there is a connection if
-// one could be made.
-func (c *client) ask(request Request) (*http.Response, string, error) {
+// rejected is a status other than 200.
+type rejected string
+
+func (r rejected) Error() string { return "answered with " + string(r) }
+
+// ask makes a request and gives the body of its answer. After an error there is a
+// connection if one could be made.
+func (c *client) ask(request Request) (string, error) {
 	deadline := time.Now().Add(c.load.Timeout)
 	if c.conn != nil && c.gone() {
 		c.drop()
@@ -214,13 +218,13 @@ func (c *client) ask(request Request) (*http.Response, string, error) {
 		dialer := net.Dialer{Deadline: deadline}
 		conn, err := dialer.Dial("tcp", c.load.Address)
 		if err != nil {
-			return nil, "", err
+			return "", err
 		}
 		c.conn = conn.(*net.TCPConn)
 		c.from = bufio.NewReader(conn)
 	}
 	if err := c.conn.SetDeadline(deadline); err != nil {
-		return nil, "", err
+		return "", err
 	}
 
 	method := http.MethodGet
@@ -229,25 +233,28 @@ func (c *client) ask(request Request) (*http.Response, string, error) {
 	}
 	asked, err := http.NewRequest(method, "http://"+c.load.Address+request.Path, bytes.NewReader(c.body[:request.Body]))
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 	asked.Close = !c.kept
 	if err := asked.Write(c.conn); err != nil {
-		return nil, "", err
+		return "", err
 	}
 	response, err := http.ReadResponse(c.from, asked)
 	if err != nil {
-		return nil, "", err
+		return "", err
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(response.Body)
 	if err != nil {
-		return nil, "", err
+		return "", err
+	}
+	if response.StatusCode != http.StatusOK {
+		return "", rejected(response.Status)
 	}
 	if response.Close || asked.Close {
 		c.drop()
 	}
-	return response, string(body), nil
+	return string(body), nil
 }
 
 // gone tells whether the server has ended the connection between two requests, as
