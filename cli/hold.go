@@ -167,7 +167,7 @@ func (r *running) openLink(o *pid1.Options) error {
 	var err error
 	h.link, err = node.Listen(node.Options{
 		Owner: h.owner, Sockets: h.sockets, Dirs: linkDirs(),
-		AtStart: o.HangTimeout > 0 || r.nodeMetrics || r.pm2Messages,
+		AtStart: o.HangTimeout > 0 || r.nodeMetrics,
 		Stats:   r.nodeMetrics, Messages: r.pm2Messages,
 	})
 	if err != nil {
@@ -348,8 +348,7 @@ func (h *holding) drained(main int) {
 	shut := h.running.pm2Messages && !h.shutting[main]
 	h.shutting[main] = shut
 	h.mu.Unlock()
-	if shut {
-		h.link.Shutdown(main)
+	if shut && h.link.Shutdown(main) {
 		return
 	}
 	h.tell(pid1.Told{PID: main, What: pid1.Finished})

@@ -186,35 +186,50 @@ func TestLoad(t *testing.T) {
 	})
 }
 
-// A drain leaves alone what is upgraded, and an answer that goes on; it lets a
-// client that asks again know, and closes what idles. For the app its own close()
-// is the first.
+// A drain leaves alone what is upgraded, and an answer that goes on, for which it
+// waits; it lets a client that asks again know, and closes what idles or never
+// asked. For the app its own close() is the first.
 func TestDrain(t *testing.T) {
 	const text = `
-const ws = require('ws'), ends = [];
-const s = require('http').createServer((q, r) => {
+const fs = require('fs'), ws = require('ws'), ends = [];
+const answer = (q, r) => {
   if (q.url !== '/events') return r.end('x');
   r.writeHead(200, { 'content-type': 'text/event-stream' }).write('data: 1\n\n');
-  ends.push(() => r.end());
-}).listen(process.env.PORT);
+};
+const s = process.env.SCHEME === 'http' ? require('http').createServer(answer)
+  : require('https').createServer({ key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem') }, answer);
+s.listen(process.env.PORT);
 new ws.WebSocketServer({ server: s }).on('connection', c => { c.on('message', m => c.send(m)); ends.push(() => c.terminate()) });
 process.on('SIGTERM', () => {
   s.close(e => { console.log(String(e)); s.close(e => { console.log(e.code); process.exit() }) });
   for (const end of ends) end();
 });`
-	eachLine(t, func(t *testing.T, node string) {
+	drain := func(t *testing.T, node, scheme string) {
 		at := Address{Port: freePort(t)}
 		s := newSupervisor(t, node, Options{}, at)
 		s.write("app.js", text)
-		p := s.start([]string{onPort(at.Port)}, "node", "app.js")
+		certificate(t, s.dir)
+		p := s.start([]string{onPort(at.Port), "SCHEME=" + scheme}, "node", "app.js")
+		main := p.Process.Pid
 		expect[Listening](s, 1, nil)
-		to := func(request string) (*client, *http.Response) {
+		open := func() *client {
 			c, err := connect(local(at.Port))
 			if err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { c.Close() })
 			_ = c.SetDeadline(time.Now().Add(askTime))
+			if scheme == "https" {
+				secure := tls.Client(c.Conn, &tls.Config{InsecureSkipVerify: true})
+				if err := secure.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+				c = &client{secure, bufio.NewReader(secure)}
+			}
+			return c
+		}
+		to := func(request string) (*client, *http.Response) {
+			c := open()
 			fmt.Fprintf(c, "GET %s\r\n\r\n", strings.ReplaceAll(request, "\n", "\r\n"))
 			answer, err := http.ReadResponse(c.in, nil)
 			if err != nil {
@@ -222,7 +237,8 @@ process.on('SIGTERM', () => {
 			}
 			return c, answer
 		}
-		_, events := to("/events HTTP/1.1\nHost: app")
+		silent := open()
+		stream, _ := to("/events HTTP/1.1\nHost: app")
 		socket, upgrade := to("/ HTTP/1.1\nHost: app\nConnection: Upgrade\nUpgrade: websocket\nSec-WebSocket-Version: 13\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
 		idle, _ := to("/ HTTP/1.1\nHost: app")
 		asks, first := to("/ HTTP/1.1\nHost: app")
@@ -231,35 +247,112 @@ process.on('SIGTERM', () => {
 		}
 		_, _ = io.Copy(io.Discard, first.Body)
 
-		s.link.Drain(p.Process.Pid, pause500)
+		s.link.Drain(main, pause500)
 		expect(s, 1, func(e Closed) bool { return e.Address == at && e.Held })
 		if keep, err := asks.ask("/"); keep || err != nil {
 			t.Errorf("a request while it drains: keep %v, %v", keep, err)
 		}
-		if _, err := io.ReadAll(idle.in); err != nil {
-			t.Errorf("the idle connection: %v", err)
+		for name, c := range map[string]*client{"idle": idle, "silent": silent} {
+			if _, err := io.Copy(io.Discard, c.in); err != nil {
+				t.Errorf("the %s connection: %v", name, err)
+			}
 		}
+		for _, e := range s.seen() {
+			if _, ok := e.(Drained); ok {
+				t.Error("drained, and a stream goes on")
+			}
+		}
+		stream.Close()
+		expect(s, 1, func(e Drained) bool { return e.Main == main })
 		// A masked text frame with a mask of zeroes, RFC 6455.
 		fmt.Fprint(socket, "\x81\x85\x00\x00\x00\x00hello")
 		frame := make([]byte, 7)
 		if _, err := io.ReadFull(socket.in, frame); err != nil || string(frame[2:]) != "hello" {
 			t.Errorf("the upgraded connection: %q, %v", frame, err)
 		}
-		for _, e := range s.seen() {
-			if _, ok := e.(Drained); ok {
-				t.Error("drained, and connections are left")
-			}
-		}
 		_ = p.Process.Signal(syscall.SIGTERM)
-		if text, err := io.ReadAll(events.Body); err != nil || string(text) != "data: 1\n\n" {
-			t.Errorf("the stream: %q, %v", text, err)
-		}
 		if a, b := p.says(), p.says(); a != "undefined" || b != "ERR_SERVER_NOT_RUNNING" {
 			t.Errorf("the app's close() gives %s, then %s", a, b)
 		}
-		expect(s, 1, func(e Drained) bool { return e.Main == p.Process.Pid })
 		if code := p.end(); code != 0 {
 			t.Errorf("exit code %d", code)
+		}
+	}
+	eachLine(t, func(t *testing.T, node string) {
+		for _, scheme := range []string{"http", "https"} {
+			t.Run(scheme, func(t *testing.T) { drain(t, node, scheme) })
+		}
+	})
+}
+
+// Node answers an upgrade by itself where the app does not listen for it, also
+// when it did before.
+func TestUpgradeOfNobody(t *testing.T) {
+	const text = `
+const s = require('http').createServer((q, r) => r.end(q.method));
+s.listen(process.env.PORT, () => {
+  if (!process.env.BEFORE) return console.log(s.listenerCount('upgrade'));
+  const f = () => {};
+  s.on('upgrade', f); s.once('upgrade', f);
+  const n = s.listenerCount('upgrade');
+  s.removeListener('upgrade', f).removeListener('upgrade', f);
+  console.log(n - 3 + s.listenerCount('upgrade'));
+});`
+	eachLine(t, func(t *testing.T, node string) {
+		at := Address{Port: freePort(t)}
+		s := newSupervisor(t, node, Options{}, at)
+		s.write("app.js", text)
+		for _, before := range []string{"", "BEFORE=1"} {
+			p := s.start([]string{onPort(at.Port), before}, "node", "app.js")
+			if got := p.says(); got != "0" {
+				t.Errorf("%s: %s listeners", before, got)
+			}
+			c, err := connect(local(at.Port))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			_ = c.SetDeadline(time.Now().Add(askTime))
+			fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+			if answer, err := http.ReadResponse(c.in, nil); err != nil || answer.StatusCode != http.StatusOK {
+				t.Errorf("%s: %+v, %v", before, answer, err)
+			}
+			_ = p.Process.Kill()
+			p.end()
+		}
+	})
+}
+
+// What begins to listen when the drain has begun drains as well, in the process or
+// in a new one.
+func TestDrainOfLatecomers(t *testing.T) {
+	const text = `
+const cluster = require('cluster'), http = require('http');
+const listen = () => http.createServer((q, r) => r.end('x')).listen(process.env.PORT, () => console.log('up'));
+if (cluster.isPrimary) { cluster.fork(); process.on('SIGUSR2', () => cluster.fork()) }
+else { listen(); process.on('SIGUSR2', listen) }`
+	eachLine(t, func(t *testing.T, node string) {
+		at := Address{Port: freePort(t)}
+		s := newSupervisor(t, node, Options{}, at)
+		s.write("app.js", text)
+		p := s.start([]string{onPort(at.Port)}, "node", "app.js")
+		main := p.Process.Pid
+		first := expect(s, 1, func(e Listening) bool { return e.PID != main && e.Held })
+		s.link.Drain(main, 10*time.Millisecond)
+		expect(s, 1, func(e Drained) bool { return e.Main == main })
+		_ = syscall.Kill(first.PID, syscall.SIGUSR2)
+		expect(s, 2, func(e Closed) bool { return e.PID == first.PID })
+		_ = p.Process.Signal(syscall.SIGUSR2)
+		second := expect(s, 1, func(e Listening) bool { return e.PID != main && e.PID != first.PID })
+		expect(s, 1, func(e Closed) bool { return e.PID == second.PID })
+		drained := 0
+		for _, e := range s.seen() {
+			if _, ok := e.(Drained); ok {
+				drained++
+			}
+		}
+		if drained != 1 {
+			t.Errorf("drained is told %d times", drained)
 		}
 	})
 }

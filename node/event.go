@@ -50,13 +50,14 @@ type Pong struct {
 }
 
 // Drained says that everything has answered that was told to drain: no process of
-// Main has a connection left. It tells so once for each Drain.
+// Main has a connection left on a held address, except upgraded ones. It tells so
+// once for each Drain.
 type Drained struct{ From }
 
 // AppReady is pm2's process.send('ready').
 type AppReady struct{ From }
 
-// Unheard says that nothing listens to the message of Link.Shutdown.
+// Unheard says that the app has no listener for the message of Shutdown.
 type Unheard struct{ From }
 
 // Gone says that a process or thread speaks no more: it has ended, or broke the

@@ -16,7 +16,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -232,11 +231,10 @@ func until(t testing.TB, what string, done func() bool) {
 	}
 }
 
-// nextPort is where freePort goes on to look. Below 32768 the kernel does not take
-// ports for outgoing connections, see ip_local_port_range in ip(7).
-var nextPort atomic.Uint32
-
-func init() { nextPort.Store(10000 + rand.Uint32N(20000)) }
+// given are the ports that freePort gave. It looks for them below 32768, where the
+// kernel takes none for outgoing connections, see ip_local_port_range in ip(7), and
+// at random, since other tests look as well.
+var given sync.Map
 
 // freePort is one that nothing listens on.
 func freePort(t testing.TB) uint16 {
@@ -245,10 +243,13 @@ func freePort(t testing.TB) uint16 {
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	for range 1000 {
-		port := 10000 + nextPort.Add(1)%22000
+		port := 10000 + rand.N(uint16(22000))
+		if _, before := given.LoadOrStore(port, true); before {
+			continue
+		}
 		if l, err := net.Listen("tcp", ":"+strconv.Itoa(int(port))); err == nil {
 			l.Close()
-			return uint16(port)
+			return port
 		}
 	}
 	t.Fatal("no port is free")

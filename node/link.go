@@ -42,8 +42,9 @@ type Options struct {
 	// taken; node from version 22 on needs none. The app's user must be able to reach
 	// them.
 	Dirs []string
-	// AtStart has the main process open the link when it starts, otherwise when a
-	// server listens. Pings and stats of an app that never listens need it.
+	// AtStart has the main process open the link when it starts, as Messages does;
+	// otherwise it does so when a server listens. Pings and stats of an app that never
+	// listens need it.
 	AtStart bool
 	// Stats has node measure what Link.Stats asks for.
 	Stats bool
@@ -64,7 +65,7 @@ type Link struct {
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
-	draining map[int]map[*conn]struct{} // by main: who has not answered yet
+	draining map[int]*drain // by main
 	waiters  map[int64]waiter
 	last     int64 // the number of the last question
 	refused  time.Time
@@ -75,6 +76,17 @@ type waiter struct {
 	conn   *conn
 	answer chan *Stats
 }
+
+// drain is what a run was told: what connects later has to be told as well. It
+// lasts until the run's last connection is gone.
+type drain struct {
+	line     string
+	stopping bool
+	waiting  map[*conn]struct{} // those that have not answered yet
+	told     bool               // Drained was
+}
+
+const stoppingLine = `{"stopping":true}`
 
 // conn is the line to one thread.
 type conn struct {
@@ -96,7 +108,7 @@ type conn struct {
 func Listen(o Options) (*Link, error) {
 	l := &Link{
 		options: o, events: make(chan Event), done: make(chan struct{}),
-		conns: map[*conn]struct{}{}, draining: map[int]map[*conn]struct{}{}, waiters: map[int64]waiter{},
+		conns: map[*conn]struct{}{}, draining: map[int]*drain{}, waiters: map[int64]waiter{},
 		name: fmt.Sprintf("evermore-node/%d.%s", os.Getpid(), rand.Text()),
 	}
 	abstract, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: "@" + l.name})
@@ -229,6 +241,9 @@ func (l *Link) serve(c *conn) {
 	}
 	why := c.why
 	drained := l.drained(c)
+	if !l.connected(c.from.Main) {
+		delete(l.draining, c.from.Main)
+	}
 	l.mu.Unlock()
 	if why == "" && err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.ECONNRESET) && !errors.Is(err, net.ErrClosed) {
 		why = err.Error()
@@ -303,9 +318,10 @@ func readLine(from *bufio.Reader) ([]byte, error) {
 
 func (l *Link) told(c *conn, m *fromNode) error {
 	if m.Hello != nil {
-		l.mu.Lock()
-		c.from.Thread = max(m.Hello.Thread, 0)
-		l.mu.Unlock()
+		if c.from.Thread >= 0 || m.Hello.Thread < 0 {
+			return errors.New("it did not say once, and truly, who it is")
+		}
+		l.greet(c, m.Hello.Thread)
 	}
 	if c.from.Thread < 0 {
 		return errors.New("it did not say who it is first")
@@ -357,13 +373,30 @@ func (l *Link) told(c *conn, m *fromNode) error {
 			l.emit(Drained{From{Main: c.from.Main}})
 		}
 	}
-	if m.Unheard {
-		l.emit(Unheard{c.from})
-	}
 	if m.Ready {
 		l.emit(AppReady{c.from})
 	}
+	if m.Unheard {
+		l.emit(Unheard{c.from})
+	}
 	return nil
+}
+
+// greet takes a thread in.
+func (l *Link) greet(c *conn, thread int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.from.Thread = thread
+	d := l.draining[c.from.Main]
+	if d == nil {
+		return
+	}
+	if c.send(d.line) && !d.told {
+		d.waiting[c] = struct{}{}
+	}
+	if d.stopping {
+		c.send(stoppingLine)
+	}
 }
 
 // address is the held one of that name, else what the app asked for.
@@ -422,33 +455,41 @@ func (l *Link) Ping(main int) (pid int, silent time.Duration) {
 	return pid, silent
 }
 
-// Forgive forgets which answers to Ping are owed: after a time in which nobody could
-// answer.
+// Forgive counts the silence of a run's processes from now on: for when it was
+// evermore that could not read.
 func (l *Link) Forgive(main int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	now := time.Now()
 	for c := range l.of(main) {
-		c.pinged = time.Time{}
+		if !c.pinged.IsZero() {
+			c.pinged = now
+		}
 	}
 }
 
 // Drain has the processes of a run accept no further connection on held addresses
 // and end those that they have: with the next answer, or after the pause when they
-// idle. Drained tells when none is left. They do not end by themselves: Stopping has
-// to follow. It gives how many were told: with 0 there is nothing to wait for.
-func (l *Link) Drain(main int, pause time.Duration) (told int) {
+// idle. An answer that goes on, such as server-sent events, and an upgraded
+// connection, such as a WebSocket, are left alone. Drained tells when none but
+// upgraded ones are left. The processes do not end by themselves: Stopping has to
+// follow. It gives how many have still to answer: with 0 there is nothing to wait for.
+func (l *Link) Drain(main int, pause time.Duration) (waiting int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	waiting := map[*conn]struct{}{}
+	if d := l.draining[main]; d != nil {
+		return len(d.waiting)
+	}
+	d := &drain{line: fmt.Sprintf(`{"drain":%d}`, pause.Milliseconds()), waiting: map[*conn]struct{}{}}
 	for c := range l.of(main) {
-		if c.send(fmt.Sprintf(`{"drain":%d}`, pause.Milliseconds())) {
-			waiting[c] = struct{}{}
+		if c.send(d.line) {
+			d.waiting[c] = struct{}{}
 		}
 	}
-	if len(waiting) > 0 {
-		l.draining[main] = waiting
+	if len(d.waiting) > 0 {
+		l.draining[main] = d
 	}
-	return len(waiting)
+	return len(d.waiting)
 }
 
 // Stopping tells the processes of a run that they are sent the stop signal. Drain
@@ -456,36 +497,38 @@ func (l *Link) Drain(main int, pause time.Duration) (told int) {
 func (l *Link) Stopping(main int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if d := l.draining[main]; d != nil {
+		d.stopping = true
+	}
 	for c := range l.of(main) {
-		c.send(`{"stopping":true}`)
+		c.send(stoppingLine)
 	}
 }
 
 // drained notes that a connection is done, and tells whether it was the last one
 // that Drain waits for. The caller holds the mutex.
 func (l *Link) drained(c *conn) bool {
-	waiting := l.draining[c.from.Main]
-	if _, ok := waiting[c]; !ok {
+	d := l.draining[c.from.Main]
+	if d == nil || d.told {
 		return false
 	}
-	delete(waiting, c)
-	if len(waiting) > 0 {
-		return false
-	}
-	delete(l.draining, c.from.Main)
-	return true
+	delete(d.waiting, c)
+	d.told = len(d.waiting) == 0
+	return d.told
 }
 
-// Shutdown emits pm2's message "shutdown" in the main process of a run. Unheard
-// tells when nothing there listens to messages.
-func (l *Link) Shutdown(main int) {
+// Shutdown emits pm2's message "shutdown" in the main process of a run. Where the
+// app does not listen for it, Unheard follows. It tells whether there is a process
+// to be told.
+func (l *Link) Shutdown(main int) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for c := range l.of(main) {
 		if c.from.PID == main && c.from.Thread == 0 {
-			c.send(`{"shutdown":true}`)
+			return c.send(`{"shutdown":true}`)
 		}
 	}
+	return false
 }
 
 // ErrNoAnswer says that no process of a run can be asked.
@@ -547,6 +590,13 @@ func (l *Link) of(main int) iter.Seq[*conn] {
 			}
 		}
 	}
+}
+
+func (l *Link) connected(main int) bool {
+	for range l.of(main) {
+		return true
+	}
+	return false
 }
 
 // send writes a line without ever waiting: who does not read loses the line to

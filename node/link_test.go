@@ -12,7 +12,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 // pair is a link on which the test itself is the app.
@@ -38,14 +37,16 @@ const hello = `{"hello":{"thread":0}}` + "\n"
 // Who breaks the rules is dropped, with a reason; the link goes on.
 func TestHostileLines(t *testing.T) {
 	for name, c := range map[string]struct{ text, why string }{
-		"no hello":         {`{"ready":true}` + "\n", "it did not say who it is first"},
-		"no JSON":          {hello + "\x00\xff{\n", "it sent a line that is none of the link's"},
-		"wrong types":      {hello + `{"listening":7}` + "\n", "it sent a line that is none of the link's"},
-		"a port too large": {hello + `{"listening":{"port":70000}}` + "\n", "it sent a line that is none of the link's"},
-		"an endless line":  {hello + strings.Repeat("x", longestLine+5000), "it sent a line of more than 65536 bytes"},
-		"a flood":          {hello + strings.Repeat("{}\n", mostLines+1), "it sent more than 50 lines a second"},
-		"half a line":      {hello + `{"ready":`, ""},
-		"strange numbers":  {hello + `{"stats":{"lag":1},"id":9223372036854775807}` + "\n" + `{"pong":true,"closed":{"port":1}}` + "\n", ""},
+		"no hello":          {`{"ready":true}` + "\n", "it did not say who it is first"},
+		"hello twice":       {hello + hello, "it did not say once, and truly, who it is"},
+		"a negative thread": {`{"hello":{"thread":-1}}` + "\n", "it did not say once, and truly, who it is"},
+		"no JSON":           {hello + "\x00\xff{\n", "it sent a line that is none of the link's"},
+		"wrong types":       {hello + `{"listening":7}` + "\n", "it sent a line that is none of the link's"},
+		"a port too large":  {hello + `{"listening":{"port":70000}}` + "\n", "it sent a line that is none of the link's"},
+		"an endless line":   {hello + strings.Repeat("x", longestLine+5000), "it sent a line of more than 65536 bytes"},
+		"a flood":           {hello + strings.Repeat("{}\n", mostLines+1), "it sent more than 50 lines a second"},
+		"half a line":       {hello + `{"ready":`, ""},
+		"strange numbers":   {hello + `{"stats":{"lag":1},"id":9223372036854775807}` + "\n" + `{"pong":true,"closed":{"port":1}}` + "\n", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, dial := pair(t)
@@ -123,7 +124,7 @@ func TestSlowReader(t *testing.T) {
 	c := dial()
 	fmt.Fprint(c, hello, `{"ready":true}`, "\n")
 	expect[AppReady](s, 1, nil)
-	for n := 0; s.link.Drain(os.Getpid(), time.Second) > 0; n++ {
+	for n := 0; s.link.Shutdown(os.Getpid()); n++ {
 		if n > 1<<20 {
 			t.Fatal("it takes everything")
 		}
@@ -163,6 +164,15 @@ func TestPing(t *testing.T) {
 	if pid != main || first <= 0 || silent < first {
 		t.Errorf("silent: %d for %v, then %v", pid, first, silent)
 	}
+	s.link.Forgive(main)
+	if _, after := s.link.Ping(main); after >= silent {
+		t.Errorf("forgiven, it is silent for %v, before for %v", after, silent)
+	}
+	fmt.Fprintln(c, `{"pong":true}`)
+	expect[Pong](s, 2, nil)
+	if pid, _ := s.link.Ping(main); pid != 0 {
+		t.Errorf("it has answered, %d is silent", pid)
+	}
 	if pid, _ := s.link.Ping(main + 1); pid != 0 {
 		t.Errorf("of another run %d is silent", pid)
 	}
@@ -194,6 +204,27 @@ func TestDrained(t *testing.T) {
 	fmt.Fprintln(conns[2], `{"drained":true}`)
 	if e := expect[Drained](s, 1, nil); e.Main != os.Getpid() {
 		t.Errorf("%+v", e)
+	}
+	// Who comes later is told all of it, until the run is over.
+	s.link.Stopping(os.Getpid())
+	late := dial()
+	fmt.Fprint(late, hello)
+	lines := bufio.NewReader(late)
+	for _, want := range []string{`{"drain":0}`, `{"stopping":true}`} {
+		if line, _ := lines.ReadString('\n'); line != want+"\n" {
+			t.Errorf("who comes late is told %q, not %s", line, want)
+		}
+	}
+	for _, c := range append(conns, late) {
+		c.Close()
+	}
+	expect[Gone](s, 4, nil)
+	next := dial()
+	fmt.Fprint(next, hello, `{"ready":true}`, "\n")
+	expect[AppReady](s, 5, nil)
+	s.link.Ping(os.Getpid())
+	if line, _ := bufio.NewReader(next).ReadString('\n'); line != `{"ping":true}`+"\n" {
+		t.Errorf("the next run is told %q", line)
 	}
 }
 
@@ -239,7 +270,7 @@ func FuzzLink(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text []byte) {
 		l := &Link{
 			events: make(chan Event), done: make(chan struct{}), conns: map[*conn]struct{}{},
-			draining: map[int]map[*conn]struct{}{}, waiters: map[int64]waiter{},
+			draining: map[int]*drain{}, waiters: map[int64]waiter{},
 		}
 		close(l.done) // nobody receives
 		c := &conn{held: map[string]int{}, from: From{Thread: -1}}

@@ -20,13 +20,14 @@ function shared() {
 function start(taken) {
   const { listen, close } = net.Server.prototype;
   const direct = threads.isMainThread && process.ppid === config.pid;
-  const known = new WeakMap(); // server -> what it listens on, or is about to
+  const known = new WeakMap(); // server -> what it listens on, or is about to, and its connections
   const open = new Set(); // servers on held addresses that listen or have connections
   const retired = new WeakSet(); // those that drain() has closed and the app has not
   const waiting = new Set(); // servers whose address is being released
   const sessions = new Set(); // of HTTP/2, on held addresses
   let unheld = 0; // servers that were told of
   let draining = false;
+  let drained = false;
 
   const quietly = (f) => (...args) => {
     try {
@@ -79,7 +80,7 @@ function start(taken) {
     if (m.drain !== undefined) drain(m.drain);
     // The signal may come a moment later than the word of it.
     if (m.stopping) setTimeout(() => line?.unref(), 200);
-    if (m.shutdown && !process.emit('message', 'shutdown')) tell({ unheard: true });
+    if (m.shutdown) shutdown();
     if (m.released) answers.get(m.released)?.();
   }
 
@@ -160,27 +161,72 @@ function start(taken) {
 
   function adopt(server, want, held) {
     if (!known.has(server)) {
+      known.set(server, {});
       server.on('listening', quietly(() => listening(server)));
       server.on('close', quietly(() => {
         open.delete(server);
-        if (draining && !open.size) tell({ drained: true });
-      }));
-      server.on('session', quietly((session) => {
-        if (!open.has(server)) return;
-        sessions.add(session);
-        session.once('close', () => sessions.delete(session));
+        settle();
       }));
     }
-    known.set(server, { want, held, told: false, closed: false });
+    const of = Object.assign(known.get(server), { want, held, told: false, closed: false });
+    if (held && !of.sockets) Object.assign(of, follow(server));
+  }
+
+  // The connections of a server on a held address.
+  function follow(server) {
+    const sockets = new Set(); // as accepted
+    const secure = new Set(); // TLS on them
+    const upgraded = new Set(); // of either kind
+    const keep = (set) => (socket) => {
+      set.add(socket);
+      socket.once('close', () => {
+        set.delete(socket);
+        settle();
+      });
+    };
+    server.on('connection', quietly(keep(sockets)));
+    server.on('secureConnection', quietly(keep(secure)));
+    server.on('session', quietly((session) => {
+      if (!open.has(server)) return;
+      sessions.add(session);
+      session.once('close', () => sessions.delete(session));
+    }));
+    const upgrade = quietly((request, socket) => {
+      if (!sockets.has(socket) && !secure.has(socket)) return;
+      keep(upgraded)(socket);
+      settle();
+    });
+    for (const event of ['upgrade', 'connect']) accompany(server, event, upgrade);
+    return { sockets, secure, upgraded };
+  }
+
+  // A listener that is there only while the app has one: for an event that nobody
+  // listens to, node answers by itself.
+  function accompany(server, event, listener) {
+    const join = () => {
+      if (!server.listeners(event).includes(listener)) server.prependListener(event, listener);
+    };
+    server.on('newListener', quietly((name, added) => {
+      if (name === event && added !== listener) join();
+    }));
+    server.on('removeListener', quietly((name) => {
+      if (name === event && server.listeners(event).every((each) => each === listener)) server.removeListener(event, listener);
+    }));
+    if (server.listenerCount(event) > 0) join();
   }
 
   function listening(server) {
-    const { want, held } = known.get(server);
-    if (held) open.add(server);
-    if (held && want.mode) fs.chmodSync(want.path, fs.statSync(want.path).mode | want.mode);
+    const of = known.get(server);
+    const { want, held } = of;
+    if (held) {
+      open.add(server);
+      // The app may ask for its address first.
+      if (draining) setImmediate(quietly(retire), server);
+      if (want.mode) fs.chmodSync(want.path, fs.statSync(want.path).mode | want.mode);
+    }
     // Who looks for a free port may try a thousand.
     if (!held && unheld++ > 20) return;
-    known.get(server).told = true;
+    of.told = true;
     tell({ listening: address(want), held: held?.name });
   }
 
@@ -288,26 +334,56 @@ function start(taken) {
     diagnostics.subscribe('http.server.request.start', quietly(({ server, response }) => {
       if (open.has(server)) response.setHeader('Connection', 'close');
     }));
-    for (const server of open) {
-      if (!server.listening) {
-        // A primary of a cluster has taken its socket, and its workers drain.
-        if (!known.get(server).closed) open.delete(server);
-        continue;
-      }
-      retired.add(server);
-      close.call(server);
-      closed(server);
-    }
-    const timer = setTimeout(quietly(() => {
-      for (const server of open) server.closeIdleConnections?.();
-      for (const session of sessions) session.close();
-    }), pause);
+    for (const server of open) retire(server);
+    const timer = setTimeout(quietly(closeIdle), pause);
     timer.unref();
     // Connections whose answer had begun before may stay open behind it.
     diagnostics.subscribe('http.server.response.finish', quietly(({ server }) => {
       if (open.has(server)) timer.refresh();
     }));
-    if (!open.size) tell({ drained: true });
+    settle();
+  }
+
+  function retire(server) {
+    if (server.listening) {
+      retired.add(server);
+      close.call(server);
+      closed(server);
+    } else if (!known.get(server).closed) {
+      // A primary of a cluster has taken its socket, and its workers drain.
+      open.delete(server);
+    }
+  }
+
+  function closeIdle() {
+    for (const server of open) {
+      // It is HTTP/1.
+      if (!server.closeIdleConnections) continue;
+      server.closeIdleConnections();
+      // To node, who has not asked anything yet is not idle.
+      const { sockets, secure } = known.get(server);
+      for (const socket of [...sockets, ...secure]) if (socket.bytesRead === 0) socket.destroy();
+    }
+    for (const session of sessions) session.close();
+  }
+
+  // What is upgraded ends when the app wants it to.
+  function settle() {
+    if (!draining || drained) return;
+    for (const server of open) {
+      const { sockets, upgraded } = known.get(server);
+      let plain = sockets.size;
+      for (const socket of upgraded) if (!socket.destroyed) plain--;
+      if (server.listening || plain > 0) return;
+    }
+    drained = true;
+    tell({ drained: true });
+  }
+
+  // pm2's message; without a listener for it, the signal is what ends the app.
+  function shutdown() {
+    if (process.listenerCount('message') === 0) tell({ unheard: true });
+    else setImmediate(() => process.emit('message', 'shutdown'));
   }
 
   // As prom-client measures its default metrics.
@@ -376,7 +452,7 @@ function start(taken) {
       return true;
     };
   }
-  if (direct && config.atStart) connect();
+  if (direct && (config.atStart || config.messages)) connect();
 }
 
 start(shared());

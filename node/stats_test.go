@@ -144,6 +144,22 @@ console.log(typeof process.send, process.connected); require('child_process').ex
 			t.Errorf("it says %q", got)
 		}
 
+		s.write("deaf.js", `setInterval(() => {}, 1e6); process.send('ready')`)
+		p = s.start(nil, "node", "deaf.js")
+		expect(s, 1, func(e AppReady) bool { return e.PID == p.Process.Pid })
+		if !s.link.Shutdown(p.Process.Pid) || s.link.Shutdown(1) {
+			t.Error("who is told to shut down is not there, or none is")
+		}
+		expect(s, 1, func(e Unheard) bool { return e.PID == p.Process.Pid })
+
+		s.write("throws.js", `setInterval(() => {}, 1e6); process.on('message', () => { throw 7 }); process.on('uncaughtException', process.exit); process.send('ready')`)
+		p = s.start(nil, "node", "throws.js")
+		expect(s, 1, func(e AppReady) bool { return e.PID == p.Process.Pid })
+		s.link.Shutdown(p.Process.Pid)
+		if code := p.end(); code != 7 {
+			t.Errorf("what throws in the app's listener ends with %d", code)
+		}
+
 		none := newSupervisor(t, node, Options{AtStart: true})
 		none.write("app.js", `console.log(typeof process.send)`)
 		if got := none.start(nil, "node", "app.js").says(); got != "undefined" {
