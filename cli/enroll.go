@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -209,9 +210,17 @@ func (s supervisor) Restart(ctx context.Context) error {
 	return s.app.Restart(ctx, pid1.ReasonRequest, "it was asked to")
 }
 
-func (s supervisor) Reload(ctx context.Context) error { return s.app.Reload(ctx, "it was asked to") }
+func (s supervisor) Reload(ctx context.Context) error { return s.reload(ctx, "it was asked to") }
 
-func (s supervisor) Scale(ctx context.Context, n int) error { return s.app.Scale(ctx, n) }
+func (s supervisor) Scale(ctx context.Context, n int) error {
+	switch {
+	case !s.isGiven("instances"):
+		return errors.New("it is one process: start it with -i N to have several")
+	case n > mostInstances:
+		return fmt.Errorf("%d processes are too many: %d is the most", n, mostInstances)
+	}
+	return s.app.Scale(ctx, n)
+}
 
 func (s supervisor) Stop(ctx context.Context, by syscall.Signal) error { return s.app.Stop(ctx, by) }
 
@@ -262,7 +271,7 @@ func (r *running) changed(c watch.Change) {
 		r.warn(fmt.Errorf("%s changes again and again: if the app itself writes it, name it in .foreverignore or by --watch-ignore", c.Path))
 	}
 	if r.watchReload {
-		_ = r.app.Reload(context.Background(), text)
+		_ = r.reload(context.Background(), text)
 		return
 	}
 	_ = r.app.Restart(context.Background(), pid1.ReasonWatch, text) // its failure has its own event

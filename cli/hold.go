@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	pid1 "evermore/init"
+	"evermore/metrics"
 	"evermore/node"
 	"evermore/reaper"
 )
@@ -95,7 +99,11 @@ func (r *running) pool(o pid1.Options, kernel pid1.Processes) *pid1.Pool {
 	}
 	if r.isGiven("instances") {
 		p.ReloadSignal = syscall.SIGHUP
+		adopted := r.siblings(o.Adopt)
 		p.Instance = func(worker int, o pid1.Options) pid1.Options {
+			if worker > 0 && worker < len(adopted) {
+				o.Adopt = &adopted[worker]
+			}
 			instance := r.instanceVar + "=" + strconv.Itoa(worker)
 			o.Command.Env = with(slices.Clone(o.Command.Env), instance)
 			if refresh := o.Refresh; refresh != nil {
@@ -107,11 +115,30 @@ func (r *running) pool(o pid1.Options, kernel pid1.Processes) *pid1.Pool {
 			}
 			return o
 		}
-		if r.holding.learns() {
-			p.Instances = 1 // the others follow when it is known what they are to share
+		switch {
+		case o.Adopt != nil:
+			p.Instances = len(adopted) // the others follow when there is something to share
+		case r.holding.learns():
+			p.Instances = 1
 		}
 	}
 	return pid1.NewPool(p, kernel, r.catcher, r, r.lines)
+}
+
+// siblings are the processes that a supervisor which was killed has left behind, the
+// one that is to be adopted first.
+func (r *running) siblings(first *reaper.Adoption) []reaper.Adoption {
+	if first == nil {
+		return nil
+	}
+	all := []reaper.Adoption{*first}
+	for _, a := range reaper.Siblings(*first) {
+		env, err := environOf(a.PID)
+		if err == nil && slices.ContainsFunc(env, func(v string) bool { return strings.HasPrefix(v, r.instanceVar+"=") }) {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 // The values of --reload-mode.
@@ -127,9 +154,12 @@ type holding struct {
 	link    *node.Link
 	sockets *node.Sockets
 	pool    atomic.Pointer[pid1.Pool]
+	metrics atomic.Pointer[metrics.Metrics]
 	done    chan struct{} // closed when nothing is heard any more
 
 	mu        sync.Mutex
+	regaining bool                               // they are being ended for it
+	adopted   bool                               // processes that were adopted have the ports
 	wanted    []node.Address                     // to be held from the next start on
 	auto      bool                               // what the app binds by itself joins them
 	listening map[node.From]map[node.Address]int // what each thread listens on, and how often
@@ -159,7 +189,7 @@ func (r *running) openLink(o *pid1.Options) error {
 			h.sockets.Close()
 			return r.about("hold", err)
 		}
-		h.wanted = append(h.wanted, a) // the app that is taken over has it
+		h.wanted, h.adopted = append(h.wanted, a), true
 	}
 	if a, ok := portOf(o.Command.Env); ok && h.auto && h.sockets.Add(a) != nil {
 		h.wanted = append(h.wanted, a)
@@ -231,17 +261,32 @@ func (h *holding) learns() bool {
 // Hand gives the next process the sockets.
 func (h *holding) Hand(c *reaper.Command, start func() error) error {
 	h.mu.Lock()
+	var refused error
 	h.wanted = slices.DeleteFunc(h.wanted, func(a node.Address) bool {
 		err := h.sockets.Add(a)
-		if err != nil {
+		if err != nil && !h.adopted {
 			h.warnOnce(err)
 		}
+		refused = cmp.Or(refused, err)
 		return err == nil
 	})
+	adopted := h.adopted
+	h.adopted = adopted && refused != nil
 	if err := h.sockets.Reopen(); err != nil {
 		h.warnOnce(err)
 	}
+	lost := h.adopted
+	if lost && !h.regaining {
+		h.regaining = true
+		go h.regain()
+	}
 	h.mu.Unlock()
+	switch {
+	case lost:
+		return &reaper.StartError{Name: c.Argv[0], What: "start", Err: refused}
+	case adopted && h.running.instances > 1:
+		go h.grow()
+	}
 	return h.sockets.Inherit(func(files []uintptr, held node.Held) error {
 		c.Files = append(slices.Clip(c.Files), files...)
 		c.Env = h.link.Environ(c.Env, held)
@@ -293,6 +338,20 @@ func (h *holding) overlaps() bool {
 	return len(h.used) > 0 && len(h.unheld) == 0
 }
 
+// reload replaces the app's processes. Where those that were adopted have the ports,
+// all have to end first.
+func (r *running) reload(ctx context.Context, text string) error {
+	if h := r.holding; h != nil {
+		h.mu.Lock()
+		adopted := h.adopted
+		h.mu.Unlock()
+		if adopted {
+			return r.app.Restart(ctx, pid1.ReasonReload, text)
+		}
+	}
+	return r.app.Reload(ctx, text)
+}
+
 // listen hears what the app's processes tell, until the link is closed.
 func (h *holding) listen() {
 	for {
@@ -325,7 +384,8 @@ func (h *holding) hear(e node.Event) {
 		h.used = slices.DeleteFunc(h.used, func(a node.Address) bool { return a == e.Address })
 		h.mu.Unlock()
 		h.changed(e.Main)
-	case node.Pong: // the link keeps account of what is owed
+	case node.Pong:
+		h.pinged(e)
 	case node.Drained:
 		h.drained(e.Main)
 	case node.Unheard:
@@ -337,6 +397,44 @@ func (h *holding) hear(e node.Event) {
 	default:
 		h.running.warn(fmt.Errorf("internal error: node told %T", e))
 	}
+}
+
+// pinged: the event loop of a process has answered.
+func (h *holding) pinged(e node.Pong) {
+	m := h.metrics.Load()
+	if m == nil {
+		return
+	}
+	for _, s := range h.pool.Load().Snapshots() {
+		if s.PID == e.Main {
+			m.Pinged(s.Worker, e.After)
+		}
+	}
+}
+
+// show adds what is known of the ports and of node's runtime to the metrics.
+func (h *holding) show(registry *prometheus.Registry, m *metrics.Metrics) {
+	if h == nil {
+		return
+	}
+	h.metrics.Store(m)
+	registry.MustRegister(metrics.NewBacklogs(func() (list []metrics.Backlog) {
+		for _, b := range h.sockets.Backlogs() {
+			list = append(list, metrics.Backlog{Host: b.Host, Port: b.Port, Waiting: b.Waiting, Limit: b.Limit})
+		}
+		return list
+	}))
+	if !h.running.nodeMetrics {
+		return
+	}
+	descs := node.NewStatsDescs()
+	registry.MustRegister(metrics.NewRuntimes(h.pool.Load(), descs.Describe,
+		func(ctx context.Context, pid int, worker string, to chan<- prometheus.Metric) {
+			// Who can't be asked is absent.
+			if stats, err := h.link.Stats(ctx, pid); err == nil {
+				stats.Collect(descs, worker, to)
+			}
+		}))
 }
 
 func (h *holding) tell(t pid1.Told) { h.pool.Load().Tell(t) }
@@ -392,13 +490,27 @@ func (h *holding) learn(e node.Listening) bool {
 
 // share starts the app anew on the port that it has shown, and the others with it.
 func (h *holding) share() {
-	r := h.running
-	err := r.app.Restart(context.Background(), pid1.ReasonRequest, "the port that it listens on is shared from now on")
-	if err == nil {
-		err = r.app.Scale(context.Background(), r.instances)
+	if h.restart("the port that it listens on is shared from now on") {
+		h.grow()
 	}
+}
+
+// regain has all processes that were adopted end, so that their ports can be held
+// again.
+func (h *holding) regain() { h.restart("its ports are to be held again") }
+
+func (h *holding) restart(why string) bool {
+	err := h.running.app.Restart(context.Background(), pid1.ReasonRequest, why)
 	if err != nil && !errors.Is(err, pid1.ErrEnding) {
-		r.warn(fmt.Errorf("cannot start more processes: %w", err))
+		h.running.warn(fmt.Errorf("cannot start the app anew: %w", err))
+	}
+	return err == nil
+}
+
+// grow starts the processes that have waited for ports to share.
+func (h *holding) grow() {
+	if err := h.running.app.Scale(context.Background(), h.running.instances); err != nil && !errors.Is(err, pid1.ErrEnding) {
+		h.running.warn(fmt.Errorf("cannot start more processes: %w", err))
 	}
 }
 

@@ -320,9 +320,7 @@ func (r *running) observe() {
 	if r.listener == nil {
 		return
 	}
-	if r.nodeMetrics {
-		registry.MustRegister(nodeMetrics{r.holding, node.NewStatsDescs()})
-	}
+	r.holding.show(registry, r.metrics)
 	r.server = metrics.NewServer(r.app, registry, metrics.ServerOptions{
 		LiveTimeout: r.settings.app.LiveTimeout,
 		Answered:    r.trimmer.Later,

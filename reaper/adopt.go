@@ -2,10 +2,12 @@ package reaper
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -209,8 +211,27 @@ func (r *Reaper) Mark() string { return r.mark }
 // was killed: the first process of that run, which is younger than since (in clock
 // ticks since boot).
 func Survivor(mark string, since uint64) (Adoption, bool) {
+	if all := survivors(mark, since); len(all) > 0 {
+		return all[0], true
+	}
+	return Adoption{}, false
+}
+
+// Siblings finds what else the reaper of a process has left behind when it was
+// killed: the first processes of other runs, the youngest first.
+func Siblings(a Adoption) []Adoption {
+	mark, ok := strings.CutPrefix(runMark(a.PID), RunID+"=")
+	if !ok || len(mark) < markLength {
+		return nil
+	}
+	return slices.DeleteFunc(survivors(mark[:markLength], 0), func(b Adoption) bool { return b.PID == a.PID })
+}
+
+// survivors gives the first processes of all runs of a reaper that are left, the
+// youngest first.
+func survivors(mark string, since uint64) []Adoption {
 	if mark == "" {
-		return Adoption{}, false
+		return nil
 	}
 	head := RunID + "=" + mark
 	marked := map[int]stat{}
@@ -219,13 +240,14 @@ func Survivor(mark string, since uint64) (Adoption, bool) {
 			marked[pid] = st
 		}
 	}
-	var last stat
+	var all []Adoption
 	for pid, st := range marked {
-		if _, inner := marked[st.ppid]; !inner && st.start >= since && st.pgrp == pid && (last.pid == 0 || st.start > last.start) {
-			last = st
+		if _, inner := marked[st.ppid]; !inner && st.start >= since && st.pgrp == pid {
+			all = append(all, Adoption{PID: pid, StartTime: st.start, StartedAt: startedAt(st.start)})
 		}
 	}
-	return Adoption{PID: last.pid, StartTime: last.start, StartedAt: startedAt(last.start)}, last.pid != 0
+	slices.SortFunc(all, func(a, b Adoption) int { return cmp.Compare(b.StartTime, a.StartTime) })
+	return all
 }
 
 // userHZ is the unit of times in proc_pid_stat(5).

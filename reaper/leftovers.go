@@ -13,6 +13,9 @@ import (
 // systemd's INVOCATION_ID does: 128 random bits in hexadecimal. They are no secret.
 const RunID = "EVERMORE_RUN_ID"
 
+// markLength is that of Reaper.Mark.
+const markLength = 16
+
 func random64() string {
 	var b [8]byte
 	_, _ = unix.Getrandom(b[:], 0) // it does not fail for so few (getrandom(2))
