@@ -191,7 +191,10 @@ func (r *running) openLink(o *pid1.Options) error {
 		}
 		h.wanted, h.adopted = append(h.wanted, a), true
 	}
-	if a, ok := portOf(o.Command.Env); ok && h.auto && h.sockets.Add(a) != nil {
+	if o.Adopt != nil && h.auto {
+		h.wanted = heldBy(o.Adopt.PID)
+		h.adopted = len(h.wanted) > 0
+	} else if a, ok := portOf(o.Command.Env); ok && h.auto && h.sockets.Add(a) != nil {
 		h.wanted = append(h.wanted, a)
 	}
 	var err error
@@ -213,6 +216,15 @@ func (r *running) openLink(o *pid1.Options) error {
 	h.watchVacancy()
 	h.mu.Unlock()
 	return nil
+}
+
+// heldBy gives the ports that the supervisor which has started a process held for it.
+func heldBy(pid int) []node.Address {
+	env, err := environOf(pid)
+	if err != nil {
+		return nil // then they are learned
+	}
+	return node.HeldBy(env)
 }
 
 // linkDirs are where a socket may be that any user's node can reach.

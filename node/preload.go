@@ -79,3 +79,21 @@ func (l *Link) Environ(env []string, held Held) []string {
 	}
 	return append(kept, environment+"="+string(text))
 }
+
+// HeldBy gives what was held for a process of this environment, which Environ made.
+func HeldBy(env []string) []Address {
+	var list []Address
+	for _, v := range env {
+		text, ok := strings.CutPrefix(v, environment+"=")
+		var t told
+		if !ok || json.Unmarshal([]byte(text), &t) != nil {
+			continue
+		}
+		for _, h := range t.Held {
+			if a, err := ParseAddress(h.Name, "/"); err == nil {
+				list = append(list, a)
+			}
+		}
+	}
+	return list
+}

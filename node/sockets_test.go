@@ -233,3 +233,13 @@ func TestBacklogs(t *testing.T) {
 		t.Errorf("limit %d", b.Limit)
 	}
 }
+
+func TestHeldBy(t *testing.T) {
+	env := (&Link{}).Environ([]string{"EVERMORE_NODE={", "A=1"}, Held{{Name: "3000"}, {Name: "unix:/s"}, {Name: "?"}})
+	if got := HeldBy(env); !slices.Equal(got, []Address{{Port: 3000}, {Path: "/s"}}) {
+		t.Errorf("held were %v", got)
+	}
+	if got := HeldBy([]string{"EVERMORE_NODE={", "A=1"}); got != nil {
+		t.Errorf("held were %v", got)
+	}
+}

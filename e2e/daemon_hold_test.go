@@ -1,0 +1,93 @@
+package e2e
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// answering collects which processes answer.
+func answering(t *testing.T, port int, times int) map[string]int {
+	t.Helper()
+	who := map[string]int{}
+	for range times {
+		text, err := ask(port, "/")
+		if err != nil {
+			t.Errorf("no answer: %v", err)
+		}
+		who[text]++
+	}
+	return who
+}
+
+// A supervisor is killed that holds a port for several processes: they serve on, the
+// next one takes all of them over, and when they have ended it holds the port again.
+func TestKilledSupervisorOfInstances(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	_, port := h.serve("a", "-i", "2", "--min-uptime", "0", "--spin-sleep-time", "50")
+	h.await("a", "is there twice", func(row) bool { return len(answering(t, port, 20)) == 2 })
+	before := answering(t, port, 20)
+	a := h.app("a")
+	h.kill(a.Supervisor, syscall.SIGKILL)
+	h.gone(a.Supervisor)
+	if after := answering(t, port, 20); len(after) != 2 {
+		t.Errorf("after kill -9 %v answer, before it %v", after, before)
+	}
+	if lost := h.app("a"); lost.Status != "unsupervised" {
+		t.Fatalf("after kill -9: %+v", lost)
+	}
+	h.ok("evermore", "adopt")
+	for pid := range answering(t, port, 20) {
+		if before[pid] == 0 {
+			t.Errorf("%s answers after the adoption, and did not before it", pid)
+		}
+	}
+	h.ok("evermore", "reload", "a")
+	h.await("a", "is there twice again", func(row) bool { return len(answering(t, port, 20)) == 2 })
+	for pid := range answering(t, port, 20) {
+		if before[pid] != 0 {
+			t.Errorf("%s still answers after a reload", pid)
+		}
+	}
+	// The port is held again: no request is refused while a process is replaced.
+	h.ok("evermore", "reload", "a")
+	if strings.Contains(h.log("a"), "internal error") {
+		t.Error(h.log("a"))
+	}
+	h.ok("evermore", "stop", "a")
+	h.isEmpty()
+	for pid := range before {
+		n, err := strconv.Atoi(pid)
+		if err != nil || h.lives(n) {
+			t.Errorf("%q is left", pid)
+		}
+	}
+}
+
+// A root supervisor binds what its user may not, and gives that user's node nothing
+// that was not named.
+func TestHeldForAnotherUser(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root binds a port for another user")
+	}
+	h := newHost(t)
+	needs(t, "node")
+	h.file("a.js", `const net = require('net'), http = require('http')
+http.createServer((q, r) => r.end(String(process.getuid()))).listen(97, () => console.log('listening'))
+net.createServer().on('error', (e) => console.log('other port:', e.code)).listen(98)
+net.createServer().on('error', (e) => console.log('other path:', e.code)).listen('/run-of-root')`)
+	h.ok("evermore", "start", "--uid", "a", "--user", "65534:65534", "--hold", "97", "a.js")
+	h.awaitLog("a", "(?s)listening.*|other")
+	h.awaitLog("a", "other port: EACCES")
+	h.awaitLog("a", "other path: EACCES")
+	out := h.ok("node", "-e", `require('http').get({port: 97}, (r) => r.pipe(process.stdout))`)
+	if out != "65534" {
+		t.Errorf("it answers %q", out)
+	}
+	h.ok("evermore", "stop", "a")
+	h.isEmpty()
+}
