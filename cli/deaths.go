@@ -93,9 +93,11 @@ func deathOf(e pid1.Event) control.Death {
 
 // keepDeaths goes on with the story that is on file.
 func (r *running) keepDeaths() {
-	adopted := 0
+	var adopted []int
 	if r.adopted != nil {
-		adopted = r.adopted.PID
+		for _, s := range r.app.Snapshots() {
+			adopted = append(adopted, s.LastPID)
+		}
 	}
 	r.ledger.Keep(adopted, func(p control.Past) {
 		if r.comesBack() {

@@ -165,6 +165,9 @@ func (s supervisor) State() control.State {
 	if o := s.settings.app; o.KillTimeout > 0 {
 		st.KillTimeoutMS = (o.DrainWait + o.KillTimeout).Milliseconds()
 	}
+	if s.holding != nil {
+		st.ReadyTimeoutMS = s.readyTimeout.Milliseconds()
+	}
 	st.StartedAt = when(snap.StartedAt)
 	for _, w := range s.app.Snapshots() {
 		st.Workers = append(st.Workers, control.Worker{

@@ -252,13 +252,14 @@ func (r *running) Observe(e pid1.Event) {
 	}
 	switch e.Kind {
 	case pid1.Started:
-		if r.pidOf != "" {
-			if err := r.pidOf.write(e.PID); err != nil {
-				r.warn(err)
-			}
+		if e.Worker == 0 {
+			r.began(e.PID, e.Time)
 		}
-		if r.serving {
-			r.entry.began(r, e.PID, e.Time)
+	case pid1.Reloaded:
+		for _, s := range r.app.Snapshots() {
+			if e.Err != nil && s.Worker == 0 && s.PID != 0 {
+				r.began(s.PID, s.StartedAt) // on record is the one that was to take its place
+			}
 		}
 	case pid1.Exited:
 		r.modes.restore(0)
@@ -275,6 +276,19 @@ func (r *running) Observe(e pid1.Event) {
 		r.entry.ended(r, e)
 	}
 	r.publish(e)
+}
+
+// began puts the pid of the app, of the first of its processes, where it is looked
+// for.
+func (r *running) began(pid int, at time.Time) {
+	if r.pidOf != "" {
+		if err := r.pidOf.write(pid); err != nil {
+			r.warn(err)
+		}
+	}
+	if r.serving {
+		r.entry.began(r, pid, at)
+	}
 }
 
 // serve does what could wait until the app was started.

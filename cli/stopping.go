@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -115,9 +114,12 @@ func (s *settings) scaleAction(args []string) (int, error) {
 		return 0, usage("scale takes a target and a number of processes: %s scale web 4", s.program)
 	}
 	last := len(args) - 1
-	n, err := strconv.Atoi(args[last])
-	if err != nil || n < 1 || n > control.MaxInstances {
-		return 0, usage("cannot read %q as a number of processes: use 1 to %d", args[last], control.MaxInstances)
+	n, err := parseInstances(args[last])
+	switch {
+	case err != nil:
+		return 0, usage("%w", err)
+	case args[last] == "0": // of --instances, as pm2's, it means max
+		return 0, usage("there has to be one process at least: %s stop ends all", s.program)
 	}
 	return s.toChosen("scale", "scaled", args[:last], func(a *app) error {
 		if a.state == nil {

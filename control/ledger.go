@@ -215,9 +215,9 @@ type Past struct {
 
 // Keep goes on with what is on file of the app in the Root, and keeps it there,
 // until Close; without a root it does nothing. It works in the background: a disk that hangs holds up nobody.
-// taken is told what there was, warn what fails, each failure once. adopted is the
-// pid of the run on file that goes on; 0: none does.
-func (l *Ledger) Keep(adopted int, taken func(Past), warn func(error)) {
+// taken is told what there was, warn what fails, each failure once. adopted are the
+// pids of runs on file that go on.
+func (l *Ledger) Keep(adopted []int, taken func(Past), warn func(error)) {
 	l.done = make(chan struct{})
 	go func() {
 		defer close(l.done)
@@ -260,7 +260,7 @@ func (l *Ledger) lock(root string) (*Lock, error) {
 }
 
 // take takes up what is on file. What cannot be read is set aside.
-func (l *Ledger) take(root string, adopted int, taken func(Past)) error {
+func (l *Ledger) take(root string, adopted []int, taken func(Past)) error {
 	path := l.path(root)
 	past, err := readLedger(path)
 	switch {
@@ -275,7 +275,7 @@ func (l *Ledger) take(root string, adopted int, taken func(Past)) error {
 	}
 	boot := bootID()
 	same := past.Boot != "" && past.Boot == boot
-	past.Runs = slices.DeleteFunc(past.Runs, func(r openRun) bool { return r.PID == adopted })
+	past.Runs = slices.DeleteFunc(past.Runs, func(r openRun) bool { return slices.Contains(adopted, r.PID) })
 	p := Past{Lost: len(past.Runs)}
 	past.lose(same)
 	for i, m := range past.Recent {

@@ -22,7 +22,7 @@ type keeper struct {
 const ledgerTime = time.Minute // far more than anything takes
 
 // keep lets a supervisor of the key begin, in the root that EVERMORE_ROOT names.
-func keep(t *testing.T, key string, adopted int) *keeper {
+func keep(t *testing.T, key string, adopted ...int) *keeper {
 	t.Helper()
 	k := &keeper{NewLedger(key, "web", 5), t, make(chan Past, 1), make(chan error, 10)}
 	k.Keep(adopted, func(p Past) { k.past <- p }, func(err error) { k.warns <- err })
@@ -79,7 +79,7 @@ func death(pid int, reason string, code int) Death {
 
 func TestLedgerIsTakenUp(t *testing.T) {
 	root := ledgerRoot(t)
-	a := keep(t, "uid.web", 0)
+	a := keep(t, "uid.web")
 	a.Began(7)
 	a.OOMKilled(2)
 	a.StopKilled()
@@ -94,7 +94,7 @@ func TestLedgerIsTakenUp(t *testing.T) {
 	a.Close(ledgerTime)
 	a.quiet()
 
-	b := keep(t, "uid.web", 0)
+	b := keep(t, "uid.web")
 	p := b.takes()
 	want := newCounts(p.Counts.Since)
 	want.Starts, want.OOMKills, want.StopKills = 3, 2, 1
@@ -151,7 +151,7 @@ func reasons(d Deaths) string {
 func TestLedgerIsBounded(t *testing.T) {
 	ledgerRoot(t)
 	for range 2 {
-		k := keep(t, "uid.web", 0)
+		k := keep(t, "uid.web")
 		for i := range 100 {
 			k.Began(i)
 			k.Died(death(i, "exit", i%7))
@@ -160,7 +160,7 @@ func TestLedgerIsBounded(t *testing.T) {
 		k.Ended()
 		k.Close(ledgerTime)
 	}
-	k := keep(t, "uid.web", 0)
+	k := keep(t, "uid.web")
 	p := k.takes()
 	if len(p.Restarts) != 5 || len(k.Deaths().Deaths) != maxDeaths || p.Counts.Starts != 200 {
 		t.Errorf("kept are %d restarts and %d deaths of %d", len(p.Restarts), len(k.Deaths().Deaths), p.Counts.Starts)
@@ -172,7 +172,7 @@ func TestLedgerIsBounded(t *testing.T) {
 // the file was read comes after what is in it.
 func TestLostRun(t *testing.T) {
 	root := ledgerRoot(t)
-	a := keep(t, "uid.web", 0)
+	a := keep(t, "uid.web")
 	a.Began(7)
 	a.Close(ledgerTime) // the supervisor is killed
 	if got := onFile("uid.web"); reasons(got) != "lost" || got.Deaths[0].PID != 7 || got.Deaths[0].Code != nil || got.Counts.Exits["lost"]["unknown"] != 1 {
@@ -191,7 +191,7 @@ func TestLostRun(t *testing.T) {
 	c.Died(death(8, "exit", 1))
 	c.Began(9)
 	past := make(chan Past, 1)
-	c.Keep(0, func(p Past) { past <- p }, func(err error) { t.Error(err) })
+	c.Keep(nil, func(p Past) { past <- p }, func(err error) { t.Error(err) })
 	if p := <-past; p.Lost != 1 || p.Counts.Exits["lost"]["unknown"] != 1 {
 		t.Errorf("taken up: %+v", p)
 	}
@@ -207,7 +207,7 @@ func TestLostRun(t *testing.T) {
 		f.Runs = []openRun{{moment{At: time.Now().Add(time.Hour)}, 5}}
 		f.Recent = []moment{{At: time.Now().Add(-time.Hour), Up: 1}, {At: time.Now().Add(time.Hour), Up: 2}}
 	})
-	d := keep(t, "uid.web", 0)
+	d := keep(t, "uid.web")
 	p := d.takes()
 	if len(p.Restarts) != 2 || p.Restarts[0] < time.Hour || p.Restarts[0] > time.Hour+ledgerTime || p.Restarts[1] != 0 {
 		t.Errorf("on another boot the restarts were %v ago", p.Restarts)
@@ -222,7 +222,7 @@ func TestLostRun(t *testing.T) {
 		}
 		f.Recent = append(f.Recent, moment{Up: uptime() + time.Hour})
 	})
-	e := keep(t, "uid.web", 0)
+	e := keep(t, "uid.web")
 	if p := e.takes(); len(p.Restarts) != 3 || p.Restarts[0] < time.Hour || p.Restarts[1] > ledgerTime || p.Restarts[2] != 0 {
 		t.Errorf("on the same boot the restarts were %v ago", p.Restarts)
 	}
@@ -233,7 +233,7 @@ func TestLostRun(t *testing.T) {
 // none that another one has replaced.
 func TestLostRuns(t *testing.T) {
 	root := ledgerRoot(t)
-	a := keep(t, "uid.web", 0)
+	a := keep(t, "uid.web")
 	for _, pid := range []int{1, 2, 3} {
 		a.Began(pid)
 	}
@@ -247,7 +247,7 @@ func TestLostRuns(t *testing.T) {
 		t.Errorf("before the next start: %+v", got)
 	}
 
-	b := keep(t, "uid.web", 3) // one of the two is adopted
+	b := keep(t, "uid.web", 9, 3) // one of the two is adopted
 	if p := b.takes(); p.Lost != 1 {
 		t.Errorf("%d were lost", p.Lost)
 	}
@@ -262,7 +262,7 @@ func TestLostRuns(t *testing.T) {
 	if f, err := readLedger(filepath.Join(root, "deaths", "uid.web.json")); err != nil || len(f.Runs) != 0 {
 		t.Errorf("on file are the runs %v, %v", f.Runs, err)
 	}
-	c := keep(t, "uid.web", 0)
+	c := keep(t, "uid.web")
 	if p := c.takes(); p.Lost != 0 {
 		t.Errorf("%d were lost that had ended", p.Lost)
 	}
@@ -285,7 +285,7 @@ func edit(t *testing.T, root string, change func(*ledgerFile)) {
 
 func TestLedgerOfTwo(t *testing.T) {
 	ledgerRoot(t)
-	a := keep(t, "uid.web", 0)
+	a := keep(t, "uid.web")
 	a.Began(1)
 	a.Died(death(1, "exit", 1))
 	for start := time.Now(); len(onFile("uid.web").Deaths) == 0; time.Sleep(time.Millisecond) {
@@ -293,7 +293,7 @@ func TestLedgerOfTwo(t *testing.T) {
 			t.Fatal("nothing is written")
 		}
 	}
-	b := keep(t, "uid.web", 0)
+	b := keep(t, "uid.web")
 	if got := b.warned(); !strings.Contains(got, "in memory only") {
 		t.Errorf("warned of %s", got)
 	}
@@ -304,7 +304,7 @@ func TestLedgerOfTwo(t *testing.T) {
 	}
 	b.Close(ledgerTime)
 	b.quiet()
-	c := keep(t, "uid.api", 0)
+	c := keep(t, "uid.api")
 	c.Close(ledgerTime)
 	c.quiet()
 	a.Close(ledgerTime)
@@ -332,7 +332,7 @@ func TestBadLedgers(t *testing.T) {
 			if got := onFile("uid.web"); got.Counts.Exits != nil {
 				t.Errorf("read are %+v", got)
 			}
-			k := keep(t, "uid.web", 0)
+			k := keep(t, "uid.web")
 			if got := k.warned(); !strings.Contains(got, "begins anew") || strings.Contains(got, "\n") {
 				t.Errorf("warned of %s", got)
 			}
@@ -358,7 +358,7 @@ func TestLedgerWithoutRoom(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(root, "deaths"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	k := keep(t, "uid.web", 0)
+	k := keep(t, "uid.web")
 	if got := k.warned(); !strings.Contains(got, "is not kept") {
 		t.Errorf("warned of %s", got)
 	}
@@ -374,7 +374,7 @@ func TestLedgerWithoutRoom(t *testing.T) {
 	if err := os.MkdirAll(unfinished, 0o700); err != nil { // the writing of every one fails
 		t.Fatal(err)
 	}
-	k = keep(t, "uid.web", 0)
+	k = keep(t, "uid.web")
 	if got := k.warned(); !strings.Contains(got, "is not kept") {
 		t.Errorf("warned of %s", got)
 	}
@@ -388,7 +388,7 @@ func TestLedgerWithoutRoom(t *testing.T) {
 func TestOldLedgersAreDeleted(t *testing.T) {
 	root := ledgerRoot(t)
 	for _, key := range []string{"uid.old", "uid.new", "uid.runs"} {
-		k := keep(t, key, 0)
+		k := keep(t, key)
 		k.Close(ledgerTime)
 	}
 	old := time.Now().Add(-2 * ledgerAge)
@@ -402,7 +402,7 @@ func TestOldLedgersAreDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Release()
-	keep(t, "uid.other", 0).Close(ledgerTime)
+	keep(t, "uid.other").Close(ledgerTime)
 	for key, want := range map[string]bool{"uid.old": false, "uid.new": true, "uid.runs": true, "uid.other": true} {
 		if is := onFile(key).Counts.Exits != nil; is != want {
 			t.Errorf("%s is there: %v", key, is)
@@ -426,7 +426,7 @@ func TestLedgerKey(t *testing.T) {
 // Nothing in the file tells of the app's arguments, environment or output.
 func TestLedgerHoldsNoArguments(t *testing.T) {
 	root := ledgerRoot(t)
-	k := keep(t, LedgerKey("", []string{"node", "--password=secret"}, "/srv/secret"), 0)
+	k := keep(t, LedgerKey("", []string{"node", "--password=secret"}, "/srv/secret"))
 	k.Began(1)
 	k.Close(ledgerTime)
 	text, err := os.ReadFile(filepath.Join(root, "deaths", LedgerKey("", []string{"node", "--password=secret"}, "/srv/secret")+".json"))

@@ -152,7 +152,10 @@ type row struct {
 	PID        int    `json:"pid"`
 	Restarts   int    `json:"restarts"`
 	Workers    []struct {
-		PID int `json:"pid"`
+		Worker   int  `json:"worker"`
+		PID      int  `json:"pid"`
+		Ready    bool `json:"ready"`
+		Restarts int  `json:"restarts"`
 	} `json:"workers"`
 	LastExit *struct {
 		Reason string `json:"reason"`
@@ -392,9 +395,10 @@ func TestDaemonStart(t *testing.T) {
 		t.Errorf("reload: %+v after %+v", b, a)
 	}
 	h.fails(1, "cannot scale a: .*-i N to have several", "evermore", "scale", "a", "2")
-	for _, n := range []string{"0", "x", "1000"} {
-		h.fails(2, `cannot read "`+n+`" as a number of processes: use 1 to 128`, "evermore", "scale", "a", n)
+	for _, n := range []string{"-1", "x", "1000"} {
+		h.fails(2, `cannot read "`+n+`" as a number of processes: use 1 to 128`, "evermore", "scale", "--", "a", n)
 	}
+	h.fails(2, "there has to be one process at least: evermore stop ends all", "evermore", "scale", "a", "0")
 	h.fails(2, "scale takes a target and a number of processes", "evermore", "scale")
 	h.fails(1, "cannot find process with id: nobody", "evermore", "reload", "nobody")
 	h.ok("evermore", "stop", "a")
