@@ -123,7 +123,18 @@ func (st *stage) Zombies() []reaper.Zombie {
 }
 
 func (st *stage) OOMKills() (uint64, bool) { return st.oomKills.Load(), true }
-func (st *stage) Usage(*Usage) Usage       { return st.usage }
+func (st *stage) Usage(*Usage) Usage {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	return st.usage
+}
+
+func (st *stage) uses(u Usage) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.usage = u
+}
+
 func (st *stage) Headroom() (left, limit int64, ok bool) {
 	return st.headroom.Load(), 512 << 20, st.headroom.Load() > 0
 }

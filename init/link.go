@@ -142,7 +142,6 @@ func (a *App) finished() {
 // awaitHang begins to ask whether the app's event loop answers.
 func (a *App) awaitHang() {
 	if a.opts.HangTimeout > 0 && a.opts.Link != nil {
-		a.throttling = a.procs.Usage(&a.run.usage)
 		a.hang.set(a.opts.HangTimeout / pingsPerHang)
 		a.run.pingBy = time.Now().Add(a.opts.HangTimeout / pingsPerHang)
 	}
@@ -158,6 +157,9 @@ func (a *App) hangTimeElapsed() {
 		a.opts.Link.Forgive(pid) // evermore stood still as well, or the app was stopped on purpose
 	}
 	owed := a.opts.Link.Ping(pid)
+	if owed == 0 {
+		a.throttling = a.procs.Usage(&a.run.usage)
+	}
 	if owed < a.opts.HangTimeout {
 		a.awaitHang()
 		return
