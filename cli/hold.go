@@ -17,6 +17,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"evermore/control"
 	pid1 "evermore/init"
 	"evermore/metrics"
 	"evermore/node"
@@ -75,18 +76,15 @@ func (s *settings) addHeld(list string) error {
 	return nil
 }
 
-// mostInstances bounds how many processes there are.
-const mostInstances = 128
-
 // parseInstances reads a number of processes; "max", and pm2's 0: as many as there
 // are processors for them, by the limit of the control group, too.
 func parseInstances(text string) (int, error) {
 	if text == "max" || text == "0" {
-		return min(runtime.GOMAXPROCS(0), mostInstances), nil
+		return min(runtime.GOMAXPROCS(0), control.MaxInstances), nil
 	}
 	n, err := strconv.ParseUint(text, 10, 31)
-	if err != nil || n > mostInstances {
-		return 0, fmt.Errorf("cannot read %q as a number of processes: use 1 to %d, or max", text, mostInstances)
+	if err != nil || n > control.MaxInstances {
+		return 0, fmt.Errorf("cannot read %q as a number of processes: use 1 to %d, or max", text, control.MaxInstances)
 	}
 	return int(n), nil
 }
