@@ -1,13 +1,12 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
-	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	pid1 "evermore/init"
+	"evermore/logs"
 	"evermore/signals"
 )
 
@@ -49,17 +48,29 @@ func (l *lastWords) line(code, restarts int) string {
 	return line + "\n"
 }
 
+// lastWordsTime is how long the end waits for the file.
+const lastWordsTime = time.Second
+
 // leaveLastWords writes the line in place of what the file holds. Kubernetes reads
 // 4096 bytes of it:
 // https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/
 func leaveLastWords(path, line string) error {
-	// A FIFO that nobody reads is no reason to wait.
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NONBLOCK, 0o644)
-	if err == nil {
-		_, err = f.WriteString(line)
-		if e := f.Close(); err == nil {
-			err = e
+	written := make(chan error, 1)
+	go func() {
+		f, err := logs.Replace(path)
+		if err == nil {
+			_, err = f.WriteString(line)
+			if e := f.Close(); err == nil {
+				err = e
+			}
 		}
+		written <- err
+	}()
+	var err error
+	select {
+	case err = <-written:
+	case <-time.After(lastWordsTime): // a FIFO that is full, a disk that hangs
+		err = errors.New("it takes no line")
 	}
 	if err != nil {
 		return fmt.Errorf("cannot write why it ended to %s: %w", path, reason(err))

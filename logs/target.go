@@ -169,6 +169,17 @@ func OpenFile(path string) (*os.File, error) {
 	return os.NewFile(uintptr(t.fd), path), nil
 }
 
+// Replace opens a file to be written in place of what it holds, with the care of
+// Open: it waits for no reader of a FIFO, and as root it follows no link of another
+// user's.
+func Replace(path string) (*os.File, error) {
+	fd, err := openat(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
 // standardDescriptor reads the names that Linux has for a process's own
 // descriptors.
 func standardDescriptor(path string) (int, bool) {
