@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"unicode"
 
@@ -17,10 +18,16 @@ import (
 )
 
 const (
-	// maxReport bounds a report that is read: they have some 20 kB, more with many
-	// handles and threads.
+	// maxReport bounds a report that is read: they have some 20 kB, and 600 bytes for
+	// each connection.
 	maxReport = 8 << 20
-	// maxTaken bounds how many are looked at at once, keptReports how many are kept.
+	// maxPart bounds a part of it that is kept: the rest goes by, since evermore must
+	// stay far smaller than the app (see Kernel.Sacrifice), whatever that writes.
+	maxPart = 256 << 10
+	// maxDepth is more than the parts that go by are nested.
+	maxDepth = 100
+	// maxTaken bounds how many are looked at at once, keptReports how many are read
+	// of these, and kept.
 	maxTaken    = 100
 	keptReports = 5
 	// maxMessage bounds a message, in characters.
@@ -30,7 +37,8 @@ const (
 // Report is what a report says of the end of its process.
 type Report struct {
 	// Event is what happened and Trigger what had the report written, in Node's own
-	// words: "Exception", "OOMError" (before Node 18 "FatalError").
+	// words: "Exception", "OOMError" (before Node 18 "FatalError"). As Message they are
+	// safe to show.
 	Event, Trigger string
 	// Message is the first line of the exception's, such as "TypeError: x is not a
 	// function"; empty: it was none.
@@ -53,7 +61,8 @@ type Reports struct {
 	in   *os.Root // where node writes them
 	name string   // of that folder
 	kept string
-	temp bool // the folder is for this process alone
+	temp bool       // the folder is for this process alone
+	mu   sync.Mutex // one Take at a time
 }
 
 // OpenReports makes the folders: kept, in which the last reports of the app are
@@ -103,10 +112,13 @@ func (r *Reports) Env(env []string) []string {
 	return WithOptions(env, "--report-uncaught-exception", "--report-on-fatalerror", directory)
 }
 
-// Take takes all reports that node has written, without the environment, the
+// Take takes the reports that node has written, without the environment, the
 // arguments and the network of their process, to those that are kept, and gives
-// that of the process; nil: there is none.
+// that of the process; nil: there is none. Of more than are kept it takes that of
+// the process and the newest.
 func (r *Reports) Take(pid int) (*Report, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	dir, err := r.in.Open(".")
 	if err != nil {
 		return nil, err
@@ -116,29 +128,34 @@ func (r *Reports) Take(pid int) (*Report, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, err
 	}
+	names = slices.DeleteFunc(names, func(name string) bool { return !isReport(name) })
+	slices.SortFunc(names, func(a, b string) int {
+		if (pidOf(a) == pid) != (pidOf(b) == pid) {
+			if pidOf(a) == pid {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(b, a) // they begin with the time
+	})
 	var found *Report
 	var errs []error
-	taken := false
-	for _, name := range names {
-		if !isReport(name) {
-			continue
-		}
-		report, text, err := r.read(name)
-		if err == nil {
-			taken = true
-			err = r.keep(name, text)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("node's report %s: %w", name, err))
+	for i, name := range names {
+		if i < keptReports {
+			report, text, err := r.read(name)
+			if err == nil {
+				err = r.keep(name, text)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("node's report %s: %w", name, err))
+			}
+			if report != nil && pidOf(name) == pid {
+				found = report
+			}
 		}
 		_ = r.in.Remove(name)
-		if report != nil && pidOf(name) == pid {
-			found = report
-		}
 	}
-	if taken {
-		r.prune()
-	}
+	r.prune()
 	return found, errors.Join(errs...)
 }
 
@@ -163,49 +180,103 @@ func (r *Reports) read(name string) (*Report, []byte, error) {
 	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > maxReport {
 		return nil, nil, errors.Join(err, errors.New("it is no file of a report's size"))
 	}
-	text, err := io.ReadAll(io.LimitReader(file, maxReport))
-	if err != nil {
-		return nil, nil, err
-	}
-	return parse(text)
+	return parse(io.LimitReader(file, maxReport))
 }
 
-func parse(text []byte) (*Report, []byte, error) {
-	var all, header map[string]json.RawMessage
-	if err := json.Unmarshal(text, &all); err != nil {
+// keptParts are those of a report that are kept. Of the others environmentVariables
+// are secret, as are the addresses in libuv and what is in workers, and what a later
+// Node may add is not known.
+var keptParts = []string{
+	"header", "javascriptStack", "javascriptHeap", "nativeStack", "resourceUsage", "uvthreadResourceUsage", "userLimits", "sharedObjects",
+}
+
+// parse reads a report, and gives what is kept of it.
+func parse(text io.Reader) (*Report, []byte, error) {
+	part := &io.LimitedReader{R: text}
+	parts, err := partsOf(json.NewDecoder(part), part)
+	if err != nil {
+		if part.N == 0 {
+			err = fmt.Errorf("a part of it has more than %d KiB", maxPart>>10)
+		}
 		return nil, nil, err
 	}
-	if err := json.Unmarshal(all["header"], &header); err != nil {
+	var header map[string]json.RawMessage
+	if err := json.Unmarshal(parts["header"], &header); err != nil {
 		return nil, nil, err
 	}
-	var said struct {
-		Header struct{ Event, Trigger string }
-		Stack  struct {
-			Message string
-			Stack   []string
-		} `json:"javascriptStack"`
-		Heap struct{ UsedMemory, MemoryLimit int64 } `json:"javascriptHeap"`
+	var said struct{ Event, Trigger string }
+	var stack struct {
+		Message string
+		Stack   []string
 	}
-	_ = json.Unmarshal(text, &said)
+	var heap struct{ UsedMemory, MemoryLimit int64 }
+	_ = json.Unmarshal(parts["header"], &said)
+	_ = json.Unmarshal(parts["javascriptStack"], &stack)
+	_ = json.Unmarshal(parts["javascriptHeap"], &heap)
 	report := &Report{
-		Event: said.Header.Event, Trigger: said.Header.Trigger,
-		HeapUsed: said.Heap.UsedMemory, HeapLimit: said.Heap.MemoryLimit,
+		Event: short(said.Event), Trigger: short(said.Trigger), HeapUsed: heap.UsedMemory, HeapLimit: heap.MemoryLimit,
 	}
 	if report.Exception() {
-		report.Message = short(message(said.Stack.Message, said.Stack.Stack))
+		report.Message = short(message(stack.Message, stack.Stack))
 	}
-	delete(all, "environmentVariables")
 	for _, secret := range []string{"commandLine", "networkInterfaces", "cwd"} {
 		delete(header, secret)
 	}
-	delete(all, "libuv") // the addresses of its connections
-	delete(all, "workers")
-	var err error
-	if all["header"], err = json.Marshal(header); err != nil {
+	if parts["header"], err = json.Marshal(header); err != nil {
 		return nil, nil, err
 	}
-	text, err = json.Marshal(all)
-	return report, text, err
+	kept, err := json.Marshal(parts)
+	return report, kept, err
+}
+
+// partsOf reads the parts that are kept. The limit is set anew for each, and for
+// each word of what goes by.
+func partsOf(d *json.Decoder, limit *io.LimitedReader) (map[string]json.RawMessage, error) {
+	next := func() (json.Token, error) {
+		limit.N = maxPart
+		return d.Token()
+	}
+	begin, err := next()
+	if err == nil && begin != json.Delim('{') {
+		err = errors.New("it is no JSON object")
+	}
+	parts := map[string]json.RawMessage{}
+	for err == nil {
+		var name json.Token
+		if name, err = next(); err != nil || name == json.Delim('}') {
+			break
+		}
+		limit.N = maxPart
+		if key, _ := name.(string); slices.Contains(keptParts, key) {
+			var part json.RawMessage
+			err = d.Decode(&part)
+			parts[key] = part
+		} else {
+			err = pass(next)
+		}
+	}
+	return parts, err
+}
+
+// pass lets a value go by.
+func pass(next func() (json.Token, error)) error {
+	for depth := 0; ; {
+		t, err := next()
+		if err != nil {
+			return err
+		}
+		switch t {
+		case json.Delim('{'), json.Delim('['):
+			if depth++; depth > maxDepth {
+				return errors.New("it is nested too deeply")
+			}
+		case json.Delim('}'), json.Delim(']'):
+			depth--
+		}
+		if depth == 0 {
+			return nil
+		}
+	}
 }
 
 // message is the first line of an exception's message. In the way that node shows

@@ -2,6 +2,8 @@ package node
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -186,24 +188,91 @@ func TestHugeAndBrokenReports(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	for text, name := range map[string]string{
-		"":                               "report.20261123.103951.1.0.001.json",
-		"{}":                             "report.20261123.103951.2.0.001.json",
-		`{"header":7}`:                   "report.20261123.103951.3.0.001.json",
-		`{"header":{"event":`:            "report.20261123.103951.4.0.001.json",
-		strings.Repeat(" ", maxReport+1): "report.20261123.103951.5.0.001.json",
-		"[":                              "report.20261123.103951.pid.0.001.json",
+	const name = "report.20261123.103951.7.0.001.json"
+	long := strings.Repeat("x\\n", maxPart/2)
+	for what, text := range map[string]string{
+		"empty": "", "no header": "{}", "another header": `{"header":7}`, "half": `{"header":{"event":`, "half of what goes by": `{"header":{},"libuv":[{`,
+		"huge": strings.Repeat(" ", maxReport+1), "an array": "[", "null": "null", "a long part": `{"header":{"event":"` + long + `"}}`,
+		"a long word": `{"header":{},"workers":["` + long + `"]}`, "deep": `{"header":{},"workers":` + strings.Repeat("[", maxReport-100),
 	} {
 		if err := os.WriteFile(filepath.Join(kept, "new", name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for pid := range 6 {
-		if got, err := r.Take(pid); got != nil || pid == 0 && err == nil {
-			t.Errorf("%d: %+v, %v", pid, got, err)
+		if got, err := r.Take(7); got != nil || err == nil {
+			t.Errorf("%s: %+v, %v", what, got, err)
 		}
 	}
 	if left, _ := filepath.Glob(kept + "/*/*"); len(left) > 0 {
+		t.Errorf("left are %q", left)
+	}
+	if left, _ := filepath.Glob(kept + "/*.json"); len(left) > 0 {
+		t.Errorf("kept are %q", left)
+	}
+}
+
+// widest is a reader that knows how much was asked of it at once.
+type widest struct {
+	io.Reader
+	width int
+}
+
+func (w *widest) Read(p []byte) (int, error) {
+	w.width = max(w.width, len(p))
+	return w.Reader.Read(p)
+}
+
+// What the app writes is not to make evermore large, nor what it shows.
+func TestLargeReport(t *testing.T) {
+	connection := `{"type":"tcp","address":"secret","remoteEndpoint":{"host":"secret","port":[1,null,true]}},`
+	text := `{"environmentVariables":{"a":"secret"},"later":"header","libuv":[` + strings.Repeat(connection, 50_000) + `{}],` +
+		`"header":{"event":"` + strings.Repeat(`\u001b\n`, 1000) + `","trigger":"Exception","cwd":"secret"},"javascriptStack":{"message":"boom"},"workers":[{"header":{"event":"secret"}}]}`
+	if !json.Valid([]byte(text)) {
+		t.Fatal("the test is wrong")
+	}
+	reader := &widest{Reader: strings.NewReader(text)}
+	report, kept, err := parse(reader)
+	if reader.width > 64<<10 {
+		t.Errorf("%d bytes are in memory at a time, of %d", reader.width, len(text))
+	}
+	if err != nil || report.Message != "boom" || strings.Contains(string(kept), "secret") || !json.Valid(kept) {
+		t.Fatalf("%+v, %v: %s", report, err, kept)
+	}
+	if n := len(report.Event); n > 2*maxMessage || strings.ContainsAny(report.Event, "\x1b\n") {
+		t.Errorf("the event has %d bytes: %.20q", n, report.Event)
+	}
+	var decoded struct{ Libuv []any }
+	if json.Unmarshal(kept, &decoded) != nil || decoded.Libuv != nil {
+		t.Errorf("connections are kept")
+	}
+}
+
+// Of many reports those of the process and the newest are read.
+func TestManyReports(t *testing.T) {
+	kept := filepath.Join(t.TempDir(), "web")
+	r, err := OpenReports(kept, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	for i := range 20 {
+		pid := 100 + i
+		text := fmt.Sprintf(`{"header":{"event":"of %d"}}`, pid)
+		if err := os.WriteFile(filepath.Join(kept, "new", fmt.Sprintf("report.20261123.1039%02d.%d.0.001.json", i, pid)), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := r.Take(103); err != nil || got == nil || got.Event != "of 103" {
+		t.Errorf("%+v, %v", got, err)
+	}
+	var pids []int
+	files, _ := filepath.Glob(kept + "/*.json")
+	for _, f := range files {
+		pids = append(pids, pidOf(filepath.Base(f)))
+	}
+	if want := []int{103, 116, 117, 118, 119}; !slices.Equal(pids, want) {
+		t.Errorf("kept are %v, not %v", pids, want)
+	}
+	if left, _ := filepath.Glob(kept + "/new/*"); len(left) > 0 {
 		t.Errorf("left are %q", left)
 	}
 }
