@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -301,11 +302,8 @@ func story(d control.Death) string {
 		add("throttled in %d%% of the time", 100*t.Throttled/t.Periods)
 	}
 	if p := d.Report; p != nil {
-		switch {
-		case p.Message != "":
-			add("%s", p.Message)
-		default:
-			add("%s", p.Event)
+		if what := cmp.Or(p.Message, p.Event); what != "" {
+			add("%s", what)
 		}
 		if p.HeapLimitBytes > 0 && d.Reason == string(pid1.ReasonHeap) {
 			add("heap %d MiB of %d MiB", p.HeapUsedBytes>>20, p.HeapLimitBytes>>20)

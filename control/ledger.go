@@ -22,6 +22,9 @@ import (
 const (
 	// maxDeaths is how many deaths a ledger keeps.
 	maxDeaths = 20
+	// maxRestarts is how many restarts a ledger keeps at the most: whoever allows more
+	// has the limit count those since the last start of evermore besides.
+	maxRestarts = 1000
 	// maxLedger is more than a ledger ever has.
 	maxLedger = 1 << 20
 	// ledgerVersion is the version of the file; one of another is set aside.
@@ -109,10 +112,11 @@ func LedgerKey(uid string, argv []string, dir string) string {
 }
 
 // NewLedger begins the ledger of a key, of an app that is called uid; it is not
-// on file before Keep. restarts is how many of those that count are to be known.
+// on file before Keep. restarts is how many of those that count are to be known, as
+// far as there is room.
 func NewLedger(key, uid string, restarts int) *Ledger {
 	return &Ledger{
-		key: key, keep: restarts,
+		key: key, keep: min(restarts, maxRestarts),
 		now:     ledgerFile{Version: ledgerVersion, UID: uid, Counts: newCounts(time.Now().Round(0)), Deaths: []Death{}},
 		changed: make(chan struct{}, 1), closing: make(chan struct{}),
 	}

@@ -168,6 +168,22 @@ func TestLedgerIsBounded(t *testing.T) {
 	k.Close(ledgerTime)
 }
 
+// A limit of many restarts does not make a file that is too large to be read.
+func TestLedgerOfManyRestarts(t *testing.T) {
+	ledgerRoot(t)
+	l := NewLedger("uid.web", "web", 1_000_000)
+	for range 20_000 {
+		l.Restarted("exit", true)
+	}
+	l.Keep(nil, func(Past) {}, func(err error) { t.Error(err) })
+	l.Close(ledgerTime)
+	k := keep(t, "uid.web")
+	if p := k.takes(); p.Counts.Restarts["exit"] != 20_000 || len(p.Restarts) == 0 {
+		t.Errorf("taken up are %d restarts, counted %d", len(p.Restarts), p.Counts.Restarts["exit"])
+	}
+	k.Close(ledgerTime)
+}
+
 // A run that has no end on record was lost, unless it goes on. What happens before
 // the file was read comes after what is in it.
 func TestLostRun(t *testing.T) {
