@@ -17,8 +17,9 @@ import (
 
 var keys = Keys{
 	Options: map[string]Kind{
-		"append": Switch, "silent": Switch, "watch": Switch, "kill-tree": Switch, "timestamps": Switch,
+		"append": Switch, "pm2-messages": Switch, "silent": Switch, "watch": Switch, "kill-tree": Switch, "timestamps": Switch,
 		"command": Value, "cron-restart": Value, "env-file": Value, "err-file": Value, "id": Value,
+		"instance-var": Value, "instances": Value, "ready": Value, "ready-timeout": Value,
 		"kill-signal": Value, "kill-timeout": Value, "log-file": Value, "max": Value, "max-memory": Value,
 		"max-restarts": Value, "min-uptime": Value, "out-file": Value, "path": Value, "pid-file": Value,
 		"restart": Value, "source-dir": Value, "spin-sleep-max": Value, "spin-sleep-time": Value,
@@ -247,7 +248,7 @@ func TestErrors(t *testing.T) {
 		{`{"script": ""}`, `FILE:1:1: app 1: "script" option required in JSON configuration files`},
 		{"{\"script\": \"a.js\",\n \"minUptme\": 1}", `FILE:2:2: unknown key "minUptme": did you mean "minUptime"?`},
 		{`{"script": "a.js", "frobnicate": 1}`, `FILE:1:20: unknown key "frobnicate"`},
-		{`{"script": "a.js", "instances": 1}`, `FILE:1:20: unknown key "instances": pm2's keys go into a list of "apps"`},
+		{`{"script": "a.js", "exec_mode": "cluster"}`, `FILE:1:20: unknown key "exec_mode": pm2's keys go into a list of "apps"`},
 		{`{"script": "a.js", "script": "b.js"}`, `FILE:1:20: an app has "script" twice`},
 		{`{"script": "a.js", "outFile": "x", "out-file": "y"}`, `FILE:1:36: "out-file" sets what "outFile" has set already: use one of them`},
 		{`{"script": "a.js", "watch": ["x"], "watchDirectory": "y"}`, `FILE:1:36: "watchDirectory" sets what "watch" has set already: use one of them`},
@@ -479,7 +480,19 @@ func TestPM2Values(t *testing.T) {
 		{`"interpreter": "deno", "interpreter_args": "run -A"`, "command=deno run -A"},
 		{`"interpreter": "node"`, "command=node"},
 		{`"interpreter": "none"`, ""},
-		{`"instances": 1, "exec_mode": "cluster"`, ""},
+		{`"instances": 1`, ""},
+		{`"instances": 1, "exec_mode": "cluster"`, "instances=1"},
+		{`"instances": 4`, "instances=4"},
+		{`"instances": "max", "execMode": "cluster_mode"`, "instances=max"},
+		{`"instances": 0, "interpreter": "/usr/bin/node", "exec_mode": "cluster"`, "command=/usr/bin/node;instances=max"},
+		{`"exec_mode": "cluster"`, "instances=1"},
+		{`"instances": 2, "instance_var": "N", "out_file": "/o.log", "pid_file": "/p"`, "out-file=/o.log;pid-file=/p;instances=2;instance-var=N"},
+		{`"instances": 1, "increment_var": "PORT", "exec_mode": "cluster"`, "instances=1"},
+		{`"wait_ready": true, "listen_timeout": 8000`, "ready-timeout=8000;pm2-messages=true;ready=message"},
+		{`"listen_timeout": 3000`, "ready-timeout=3000"},
+		{`"wait_ready": true, "shutdown_with_message": true, "instances": 2`, "pm2-messages=true;ready=message;instances=2"},
+		{`"shutdown_with_message": true`, "pm2-messages=true;ready=uptime"},
+		{`"shutdown_with_message": true, "instances": 2`, "pm2-messages=true;ready=listening;instances=2"},
 		{`"namespace": "x", "pmx": false, "force": true, "source_map_support": true`, ""},
 		{`"wait_ready": false, "autostart": true, "watch_options": {"usePolling": false}, "filter_env": []`, ""},
 		{`"error_file": null, "wait_ready": null`, ""},
@@ -492,11 +505,11 @@ func TestPM2Values(t *testing.T) {
 
 func TestPM2Errors(t *testing.T) {
 	for _, c := range []struct{ members, pm2env, want string }{
-		{`"instances": 2`, "", `FILE:1:31: this version cannot share one port among 2 instances: use instances: 1, or exec_mode: "fork" and a port each by increment_var`},
-		{`"exec_mode": "cluster_mode", "instances": 4`, "", `FILE:1:60: this version cannot share one port among 4 instances: use instances: 1, or exec_mode: "fork" and a port each by increment_var`},
+		{`"instances": 2, "increment_var": "PORT"`, "", `FILE:1:47: "increment_var" needs exec_mode: "fork": the instances of a cluster share their environment`},
 		{`"exec_mode": "spoon"`, "", `FILE:1:31: "exec_mode" takes "fork" or "cluster", not "spoon"`},
 		{`"instances": 5000`, "", `FILE:1:31: "instances" takes a number up to 1000 or "max", not "5000"`},
-		{`"wait_ready": true`, "", `FILE:1:31: "wait_ready" cannot be done here: process.send('ready') is not heard here: leave it out and guard the call by if (process.send), or use --ready`},
+		{`"wait_ready": "yes"`, "", `FILE:1:45: "wait_ready" takes true or false, not "yes"`},
+		{`"listen_timeout": "3s"`, "", `FILE:1:49: "listen_timeout" takes milliseconds, not "3s"`},
 		{`"autostart": false`, "", `FILE:1:31: "autostart" cannot be done here: all apps of a file are started: leave the app out`},
 		{`"watch_options": {"usePolling": true}`, "", `FILE:1:31: "watch_options" cannot be done here: they are chokidar's: use watch, ignore_watch and, where inotify is blind, --watch-poll`},
 		{`"watch_delay": 1`, "", `FILE:1:31: "watch_delay" cannot be done here: changes are gathered for 100 ms: leave it out`},
@@ -560,6 +573,22 @@ func TestPM2Instances(t *testing.T) {
 			equal(t, "pid-file", last.value("pid-file"), fmt.Sprintf("/p-%d", want-1))
 		}
 	}
+}
+
+// The processes of a cluster are one app.
+func TestPM2Cluster(t *testing.T) {
+	apps := read(t, write(t, "app.json", `{"apps": [{"script": "/a.js", "instances": 3, "instance_var": "N", "env": {"PORT": 80}}]}`), "")
+	if len(apps) != 1 || apps[0].Name != "a" {
+		t.Fatalf("%+v", apps)
+	}
+	equal(t, "env", apps[0].Env, []string{"PORT=80"})
+	var key string
+	for _, o := range apps[0].Options {
+		if o.Name == "instances" {
+			key = o.Key
+		}
+	}
+	equal(t, "the key of the option instances", key, "instances")
 }
 
 // What is no file may be a command of the PATH, or a line for a shell.
@@ -645,6 +674,7 @@ func FuzzRead(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte(`{"apps": [{"script": "a.js", "instances": 2, "exec_mode": "fork", "env": {"A": [1]}, "watch": ["x"]}]}`))
+	f.Add([]byte(`{"apps": [{"script": "a.js", "instances": "max", "wait_ready": true, "listen_timeout": 10}]}`))
 	f.Add([]byte(`[{"script": "a.js", "args": "a b"}, {"script": "b", "max": 1e5}]`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		r := &reader{keys: keys, path: "app.json", dir: "/nonexistent", text: text}

@@ -81,19 +81,20 @@ var pm2Keys = []pm2Row{
 	{key: "env_NAME", option: "environment", note: "with --env NAME, over env; a NAME that no app has is an error"},
 	{key: "port", option: "environment", note: "PORT", read: text(func(a *pm2App) *string { return &a.port })},
 	{
-		key: "instances", note: `one app each, called name-0, name-1 and so on; "max" is the number of CPUs, as is 0`,
+		key: "instances", option: "instances",
+		note: `of a cluster; with fork one app each, called name-0, name-1 and so on; "max" is the number of CPUs, as is 0`,
 		read: text(func(a *pm2App) *string { return &a.instances }),
 	},
 	{
-		key: "exec_mode", note: "fork; cluster with one instance only, since no port is shared here",
+		key: "exec_mode", note: "cluster, and without it more than one instance of a node script: processes of one app, on the same ports; else fork",
 		read: text(func(a *pm2App) *string { return &a.mode }),
 	},
 	{
-		key: "instance_var", option: "environment", note: "what NODE_APP_INSTANCE, the instance's number, is called",
+		key: "instance_var", option: "instance-var", note: "what NODE_APP_INSTANCE, the instance's number, is called",
 		read: text(func(a *pm2App) *string { return &a.instanceVar }),
 	},
 	{
-		key: "increment_var", option: "environment", note: "a variable to which each instance adds its number",
+		key: "increment_var", option: "environment", note: "a variable to which each instance adds its number; not in a cluster, whose instances share their environment",
 		read: text(func(a *pm2App) *string { return &a.incrementVar }),
 	},
 	{
@@ -178,13 +179,7 @@ var pm2Keys = []pm2Row{
 	},
 	{
 		key: "kill_timeout", option: "kill-timeout", note: "1600 ms without it; the kill-signal is SIGINT, as pm2's",
-		read: func(a *pm2App, m member) error {
-			ms, err := a.matching(m, pm2Number, "milliseconds")
-			if err != nil {
-				return err
-			}
-			return a.add(&a.app, "kill-timeout", m, ms)
-		},
+		read: toMilliseconds("kill-timeout"),
 	},
 	{key: "treekill", option: "kill-tree", read: toSwitch("kill-tree")},
 
@@ -215,7 +210,7 @@ var pm2Keys = []pm2Row{
 
 	{
 		key: "out_file", aliases: []string{"out", "output", "out_log"}, option: "out-file",
-		note: "in cwd; always appended to; -N is added to its name for each of several instances, unless merge_logs says otherwise",
+		note: "in cwd; always appended to; with fork -N is added to its name for each of several instances, unless merge_logs says otherwise",
 		read: toFile("out-file"),
 	},
 	{
@@ -232,16 +227,12 @@ var pm2Keys = []pm2Row{
 		},
 	},
 	{
-		key: "pid_file", aliases: []string{"pid"}, option: "pid-file", note: "in cwd; -N is added to its name for each of several instances",
+		key: "pid_file", aliases: []string{"pid"}, option: "pid-file", note: "in cwd; with fork -N is added to its name for each of several instances",
 		read: toFile("pid-file"),
 	},
 	{
-		key: "merge_logs", aliases: []string{"combine_logs"}, note: "instances share their logs",
-		read: func(a *pm2App, m member) error {
-			on, err := a.readSwitch(m.value, m.key)
-			a.mergeLogs = on == "true"
-			return err
-		},
+		key: "merge_logs", aliases: []string{"combine_logs"}, note: "instances share their logs, as those of a cluster do in any case",
+		read: toBool(func(a *pm2App) *bool { return &a.mergeLogs }),
 	},
 	{key: "disable_logs", option: "silent", read: toSwitch("silent")},
 	{
@@ -261,8 +252,19 @@ var pm2Keys = []pm2Row{
 		},
 	},
 
-	{key: "wait_ready", refused: true, note: "process.send('ready') is not heard here: leave it out and guard the call by if (process.send), or use --ready"},
-	{key: "shutdown_with_message", refused: true, note: "an app is told to stop by a signal: let it handle SIGINT"},
+	{
+		key: "wait_ready", option: "ready", note: "message, with --pm2-messages",
+		read: toBool(func(a *pm2App) *bool { return &a.waitReady }),
+	},
+	{
+		key: "listen_timeout", option: "ready-timeout",
+		note: "30s without it; what is not ready by then is rolled back, where pm2 takes it for ready",
+		read: toMilliseconds("ready-timeout"),
+	},
+	{
+		key: "shutdown_with_message", option: "pm2-messages", note: "the kill-signal follows where the message does not end the app",
+		read: toBool(func(a *pm2App) *bool { return &a.shutdownMessage }),
+	},
 	{key: "filter_env", refused: true, note: "an app gets the whole environment: start with env -i, or env -u NAME"},
 	{key: "log_type", refused: true, note: "lines are written as they are: let the app write JSON"},
 	{key: "autostart", refused: true, fine: "true", note: "all apps of a file are started: leave the app out"},
@@ -276,7 +278,6 @@ var pm2Keys = []pm2Row{
 	{key: "install_url", refused: true, note: "nothing is installed: install the app first"},
 	{key: "post_update", refused: true, note: "nothing is updated: run the commands where the app is deployed"},
 
-	{key: "listen_timeout", note: "it limits wait_ready only"},
 	{key: "force", note: "an app that runs already is replaced with --replace"},
 	{key: "namespace", note: "a label of pm2's list"},
 	{key: "source_map_support", note: `stack traces only: node_args: "--enable-source-maps" has them mapped`},
@@ -325,6 +326,26 @@ func words(field func(*pm2App) *[]string) func(*pm2App, member) error {
 	return func(a *pm2App, m member) (err error) {
 		*field(a), err = a.readWords(m.value, m.key)
 		return err
+	}
+}
+
+// toBool keeps true or false.
+func toBool(field func(*pm2App) *bool) func(*pm2App, member) error {
+	return func(a *pm2App, m member) error {
+		on, err := a.readSwitch(m.value, m.key)
+		*field(a) = on == "true"
+		return err
+	}
+}
+
+// toMilliseconds sets a time.
+func toMilliseconds(option string) func(*pm2App, member) error {
+	return func(a *pm2App, m member) error {
+		ms, err := a.matching(m, pm2Number, "milliseconds")
+		if err != nil {
+			return err
+		}
+		return a.add(&a.app, option, m, ms)
 	}
 }
 

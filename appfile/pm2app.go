@@ -58,6 +58,8 @@ type pm2App struct {
 	minUptime, maxRestarts string
 	restartDelay, backoff  string
 	mergeLogs, timestamps  bool
+	waitReady              bool
+	shutdownMessage        bool
 }
 
 // pm2List gives the elements of "apps", and reports what else is at the top.
@@ -114,9 +116,10 @@ func environment(key string) (string, bool) {
 	return name, ok && name != ""
 }
 
-// pm2Apps reads an object in pm2's words. It gives an app for each instance.
+// pm2Apps reads an object in pm2's words. It gives one app for a cluster, and else
+// one for each instance.
 func (r *reader) pm2Apps(v hujson.Value, pm2env string) ([]App, error) {
-	a := &pm2App{reader: r, at: v, given: map[string]member{}, env: map[string]string{}, instanceVar: "NODE_APP_INSTANCE"}
+	a := &pm2App{reader: r, at: v, given: map[string]member{}, env: map[string]string{}}
 	members, err := r.members(v, "an app")
 	if err != nil {
 		return nil, err
@@ -133,8 +136,16 @@ func (r *reader) pm2Apps(v hujson.Value, pm2env string) ([]App, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := a.finish(); err != nil {
+	cluster, err := a.isCluster(n)
+	if err != nil {
 		return nil, err
+	}
+	if err := a.finish(cluster); err != nil {
+		return nil, err
+	}
+	if cluster {
+		app, err := a.cluster(n)
+		return []App{app}, err
 	}
 	apps := make([]App, n)
 	for i := range apps {
@@ -213,27 +224,28 @@ func (a *pm2App) count() (int, error) {
 			n = max(runtime.NumCPU()+n, 1)
 		}
 	}
-	cluster := false
-	switch strings.TrimSuffix(a.mode, "_mode") {
-	case "fork":
-	case "cluster":
-		cluster = true
-	case "":
-		// As in Common.determineExecMode.
-		cluster = strings.HasSuffix(a.interpreter, "node") ||
-			a.interpreter == "" && pm2Interpreters[filepath.Ext(a.script)] == ""
-	default:
-		return 0, a.errorOf("exec_mode", "\"exec_mode\" takes \"fork\" or \"cluster\", not %q", a.mode)
-	}
-	if cluster && n > 1 {
-		return 0, a.errorOf("instances", "this version cannot share one port among %d instances:"+
-			" use instances: 1, or exec_mode: \"fork\" and a port each by increment_var", n)
-	}
 	return n, nil
 }
 
+// isCluster tells whether n instances are processes of one app. A single one that
+// is a cluster only by pm2's default (Common.determineExecMode) is none here: it
+// need not listen on any port.
+func (a *pm2App) isCluster(n int) (bool, error) {
+	switch strings.TrimSuffix(a.mode, "_mode") {
+	case "fork":
+		return false, nil
+	case "cluster":
+		return true, nil
+	case "":
+		byNode := strings.HasSuffix(a.interpreter, "node") ||
+			a.interpreter == "" && pm2Interpreters[filepath.Ext(a.script)] == ""
+		return n > 1 && byNode, nil
+	}
+	return false, a.errorOf("exec_mode", "\"exec_mode\" takes \"fork\" or \"cluster\", not %q", a.mode)
+}
+
 // finish reads what depends on several keys.
-func (a *pm2App) finish() error {
+func (a *pm2App) finish(cluster bool) error {
 	if a.cwd != "" {
 		a.cwd = a.resolve(home(a.cwd))
 	}
@@ -264,6 +276,19 @@ func (a *pm2App) finish() error {
 		user += ":" + a.group
 	}
 	timestamps, killTimeout, watched := "", "", ""
+	messages, messagesKey, ready := "", "shutdown_with_message", ""
+	if a.waitReady || a.shutdownMessage {
+		messages = "true"
+		// --pm2-messages alone would wait for the message.
+		switch {
+		case a.waitReady:
+			messagesKey, ready = "wait_ready", "message"
+		case cluster:
+			ready = "listening"
+		default:
+			ready = "uptime"
+		}
+	}
 	if a.timestamps {
 		timestamps = "true"
 	}
@@ -284,6 +309,8 @@ func (a *pm2App) finish() error {
 		{"spin-sleep-max", pauseKey, longest},
 		{"kill-signal", "", pm2KillSignal},
 		{"kill-timeout", "kill_timeout", killTimeout},
+		{"pm2-messages", messagesKey, messages},
+		{"ready", messagesKey, ready},
 		{"timestamps", "time", timestamps},
 		{"watch-directory", "watch", watched},
 		{"append", "", "true"},
@@ -404,10 +431,35 @@ func (a *pm2App) place() {
 	}
 }
 
-// instance is the ith of n instances, from 0.
+// cluster is the app of n processes.
+func (a *pm2App) cluster(n int) (App, error) {
+	if n > 1 && a.incrementVar != "" {
+		return App{}, a.errorOf("increment_var", "\"increment_var\" needs exec_mode: \"fork\": the instances of a cluster share their environment")
+	}
+	instances := strconv.Itoa(n)
+	if a.instances == "max" || a.instances == "0" {
+		instances = "max" // which knows the limits of a container
+	}
+	app := a.app
+	app.Env, app.Name = environ(a.env), app.value("uid")
+	for _, o := range []struct{ name, key, value string }{
+		{"instances", "instances", instances},
+		{"instance-var", "instance_var", a.instanceVar},
+	} {
+		if o.value == "" {
+			continue
+		}
+		if err := a.add(&app, o.name, a.given[o.key], o.value); err != nil {
+			return App{}, err
+		}
+	}
+	return app, nil
+}
+
+// instance is the ith of n instances with a port each, from 0.
 func (a *pm2App) instance(i, n int) (App, error) {
 	app, env := a.app, maps.Clone(a.env)
-	env[a.instanceVar] = strconv.Itoa(i)
+	env[cmp.Or(a.instanceVar, "NODE_APP_INSTANCE")] = strconv.Itoa(i)
 	if a.incrementVar != "" {
 		first, err := strconv.Atoi(cmp.Or(env[a.incrementVar], "0"))
 		if err != nil {

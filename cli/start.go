@@ -229,6 +229,7 @@ func (s *settings) hint() string {
 var pm2Actions = map[string]string{
 	"ls": "list", "status": "list", "ps": "list", "jlist": "list --json", "delete": "stop", "del": "stop", "monit": "list",
 	"log": "logs", "flush": "cleanlogs", "sendSignal": "signal", "unstartup": "startup", "env": "config --effective",
+	"gracefulReload": "reload", "startOrRestart": "start --replace", "startOrReload": "start --replace",
 }
 
 // cannotStart is forever's answer, two lines with exit code 255.

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -193,6 +194,52 @@ func TestAppFiles(t *testing.T) {
 	}
 	h.awaitText("web.txt", `^(NODE_ENV=production args=one two\n){2}$`)
 	h.awaitText("job.txt", `^NODE_ENV=production args=one two\n$`)
+	h.ok("evermore", "stopall")
+	h.isEmpty()
+}
+
+// TestPM2Cluster: what pm2 runs as a cluster is one app, whose processes are told
+// apart by their variable, say that they are ready, and are replaced by a reload.
+func TestPM2Cluster(t *testing.T) {
+	t.Parallel()
+	needs(t, "node")
+	h := newHost(t)
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.file("server.js", `
+const server = require('node:http').createServer((_, r) => r.end('ok'));
+server.listen(process.env.PORT, () => { console.log('ready', process.env.NUMBER); process.send('ready'); });
+process.on('message', (m) => { if (m === 'shutdown') { console.log('shutdown', process.env.NUMBER); process.exit(3); } });
+`)
+	h.file("ecosystem.config.js", fmt.Sprintf(`module.exports = { apps: [{
+	name: 'web', script: 'server.js', instances: 2, instance_var: 'NUMBER', env: { PORT: %d },
+	wait_ready: true, listen_timeout: 20000, shutdown_with_message: true, kill_timeout: 20000,
+}] };`, port))
+	h.ok("evermore", "start", "ecosystem.config.js")
+	workers := func() string {
+		var ready []string
+		for _, w := range h.app("web").Workers {
+			ready = append(ready, fmt.Sprintf("%d:%t", w.Worker, w.Ready))
+		}
+		return strings.Join(ready, " ")
+	}
+	eventually(t, "both are ready", func() bool { return workers() == "0:true 1:true" })
+	h.awaitLog("web", `ready 0\n`)
+	h.awaitLog("web", `ready 1\n`)
+
+	h.ok("evermore", "reload", "ecosystem.config.js")
+	if log := h.log("web"); strings.Count(log, "shutdown 0\n") != 1 || strings.Count(log, "shutdown 1\n") != 1 ||
+		strings.Count(log, "ready 0\n") != 2 || strings.Count(log, "ready 1\n") != 2 {
+		t.Errorf("the log of a reload:\n%s", log)
+	}
+	if got := workers(); got != "0:true 1:true" {
+		t.Errorf("ready after a reload: %s", got)
+	}
+	h.fails(255, "what pm2 calls gracefulReload is: evermore reload", "evermore", "gracefulReload", "web")
+	h.ok("evermore", "scale", "web", "1")
+	eventually(t, "one is left", func() bool { return workers() == "0:true" })
 	h.ok("evermore", "stopall")
 	h.isEmpty()
 }
