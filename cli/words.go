@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"evermore/logs"
+	"evermore/nearest"
 )
 
 // programName is what evermore calls itself: "forever" through a link of that
@@ -57,20 +58,37 @@ func (s *settings) lateStop() []string {
 		"let them fit in, or say by --grace when a kill comes (Kubernetes: terminationGracePeriodSeconds; docker stop -t)", takes, drain, kill, stopSlack, s.grace)}
 }
 
-// misspelt warns of variables that differ from an option's by their underscores
-// only: EVERMORE_MINUPTIME. Other unknown ones are somebody else's.
+// misspeltLetters is how long a name must be, behind EVERMORE_, that a letter or
+// two may be wrong in it: short ones are too near to each other.
+const misspeltLetters = 6
+
+// misspelt warns of variables that are an option's but for their underscores, their
+// case (EVERMORE_MINUPTIME) or a letter or two. Other unknown ones are somebody
+// else's: a Service called evermore brings many.
 func misspelt(environ []string) []string {
+	const prefix = "EVERMORE_"
 	bare := func(name string) string { return strings.ReplaceAll(name, "_", "") }
 	known, right := map[string]bool{}, map[string]string{}
+	var names []string
 	for i := range table {
 		if name := table[i].env(); name != "" {
 			known[name], right[bare(name)] = true, name
+			names = append(names, strings.TrimPrefix(name, prefix))
 		}
 	}
 	var list []string
 	for _, v := range environ {
 		name, _, _ := strings.Cut(v, "=")
-		if to := right[bare(strings.ToUpper(name))]; to != "" && !known[name] {
+		if known[name] {
+			continue
+		}
+		to := right[bare(strings.ToUpper(name))]
+		if rest, ok := strings.CutPrefix(name, prefix); to == "" && ok && len(rest) >= misspeltLetters {
+			if near := nearest.Nearest(rest, names); near != "" {
+				to = prefix + near
+			}
+		}
+		if to != "" {
 			list = append(list, fmt.Sprintf("the variable %s means nothing: did you mean %s?", name, to))
 		}
 	}
