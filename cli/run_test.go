@@ -51,9 +51,11 @@ func TestEarlyIsWhatTheCommandLineDoes(t *testing.T) {
 }
 
 func TestMisspelt(t *testing.T) {
-	got := misspelt([]string{"EVERMORE_MINUPTIME=5", "EVERMORE_MIN_UPTIME=5", "EVERMORE_SERVICE_HOST=x", "EVERMORE_RUN_ID=x", "evermore_max=1", "MAX=1", "EVERMORE_FOO=1",
+	got := misspelt([]string{
+		"EVERMORE_MINUPTIME=5", "EVERMORE_MIN_UPTIME=5", "EVERMORE_SERVICE_HOST=x", "EVERMORE_RUN_ID=x", "evermore_max=1", "MAX=1", "EVERMORE_FOO=1",
 		"EVERMORE_KIL_TIMEOUT=5s", "EVERMORE_DRAINWAIT_=5s", "EVERMORE_PORT=x", "EVERMORE_PORT_9797_TCP=x", "EVERMORE_SERVICE_PORT=x", "EVERMORE_ROOT=x", "EVERMORE_EXIT_UID=x",
-		"EVERMORE_EXIT_PID=x", "EVERMORE_EXIT_SIGNAL=x", "EVERMORE_EXIT_RESTARTS=x", "EVERMORE_VERSION=1", "EVERMORE_WORKER=0", "EVERMORE_STARTER_FD=3"})
+		"EVERMORE_EXIT_PID=x", "EVERMORE_EXIT_SIGNAL=x", "EVERMORE_EXIT_RESTARTS=x", "EVERMORE_VERSION=1", "EVERMORE_WORKER=0", "EVERMORE_STARTER_FD=3",
+	})
 	want := []string{
 		"the variable EVERMORE_MINUPTIME means nothing: did you mean EVERMORE_MIN_UPTIME?",
 		"the variable evermore_max means nothing: did you mean EVERMORE_MAX?",
