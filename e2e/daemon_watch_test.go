@@ -1,10 +1,15 @@
 package e2e
 
 import (
+	"fmt"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"evermore/bench/load"
 )
 
 // watched starts an app that is watched in a folder of its own, and gives the
@@ -149,6 +154,79 @@ func TestWatch(t *testing.T) {
 	h.ok("evermore", "stopall")
 	h.isEmpty()
 }
+
+// TestWatchReload deploys by writing files. Nobody who asks meanwhile notices but by
+// the answers, and what does not run is not deployed.
+func TestWatchReload(t *testing.T) {
+	t.Parallel()
+	needs(t, "node")
+	h := newHost(t)
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := "127.0.0.1:" + strconv.Itoa(port)
+	version := func(name string) {
+		h.file("app/server.js", fmt.Sprintf("require('http').createServer((q, r) => q.resume().on('end', () => r.end('%s ' + process.env.COLOR))).listen(%d, '127.0.0.1')\n", name, port))
+	}
+	version("first")
+	h.file("app/vars", "COLOR=blue\n")
+	h.ok("evermore", "start", "--uid", "web", "--hold", address, "-w", "--watch-action", "reload", "--env-file", "app/vars", "app/server.js")
+	served := func(want string) {
+		t.Helper()
+		eventually(t, want+" is served", func() bool { text, err := ask(port, "/"); return err == nil && text == want })
+	}
+	served("first blue")
+	settled := func() {
+		t.Helper()
+		eventually(t, "no reload is under way", func() bool {
+			log := h.log("web")
+			return strings.Count(log, "reloading script") == len(reloadEnd.FindAllString(log, -1))
+		})
+	}
+	n := 0
+	eventually(t, "changes are seen", func() bool {
+		n++
+		h.file("app/probe", strconv.Itoa(n))
+		return strings.Contains(h.log("web"), "reloading script because")
+	})
+	settled()
+
+	run := load.Load{
+		Address: address, Kept: 2, Fresh: 2, Requests: []load.Request{{Path: "/"}, {Path: "/", Body: 100_000}},
+		Pause: 5 * time.Millisecond, Timeout: patience,
+	}.Start()
+	defer run.End()
+	version("second")
+	served("second blue")
+	settled()
+
+	pid := h.app("web").PID
+	h.file("app/server.js", "throw new Error('bad deploy')\n")
+	h.awaitLog("web", `rolled the reload of script back.*the new process ended before it was ready: code 1`)
+	settled()
+	served("second blue")
+	if a := h.app("web"); a.PID != pid || a.Status != "running" {
+		t.Errorf("%+v, want process %d", a, pid)
+	}
+
+	// The variables are read afresh, too.
+	h.file("app/vars", "COLOR=green\n")
+	version("third")
+	served("third green")
+	settled()
+
+	result := run.End()
+	t.Log(result)
+	if result.Failed() > 0 || result.By["first blue"] == 0 || result.By["second blue"] == 0 {
+		t.Errorf("answers: %v; of the requests that failed: %v", result.By, result.Failures[:min(result.Failed(), 5)])
+	}
+	h.ok("evermore", "stop", "web")
+	h.isEmpty()
+}
+
+// reloadEnd is how the log tells of a reload's end.
+var reloadEnd = regexp.MustCompile(`reloaded script in|rolled the reload of script back|could not reload script|refused to reload script`)
 
 // TestContainerCommands works on evermore in a container from beside it, as
 // kubectl exec does.
