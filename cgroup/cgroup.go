@@ -8,11 +8,14 @@
 package cgroup
 
 import (
+	"io/fs"
 	"os"
 	"path"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // Group is a control group. Its methods read the files anew each time and may be
@@ -218,12 +221,16 @@ func (g *Group) Throttling() (t Throttling, ok bool) {
 	if g.cpu.v1 {
 		name, unit = "throttled_time", time.Nanosecond
 	}
+	text, err := g.cpu.read("cpu.stat")
+	if err != nil {
+		return Throttling{}, false
+	}
 	var duration uint64
 	for _, f := range []struct {
 		name string
 		into *uint64
 	}{{"nr_periods", &t.Periods}, {"nr_throttled", &t.Throttled}, {name, &duration}} {
-		if *f.into, ok = g.cpu.field("cpu.stat", f.name); !ok {
+		if *f.into, ok = field(text, f.name); !ok {
 			return Throttling{}, false
 		}
 	}
@@ -240,31 +247,61 @@ func (d dir) upwards(yield func(dir) bool) {
 
 // number reads a file that holds one number.
 func (d dir) number(file string) (uint64, bool) {
-	if d.path == "" {
-		return 0, false
-	}
-	text, err := os.ReadFile(path.Join(d.path, file))
+	text, err := d.read(file)
 	if err != nil {
 		return 0, false
 	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 64)
+	n, err := strconv.ParseUint(strings.TrimSpace(text), 10, 64)
 	return n, err == nil
 }
 
 // field reads a number from a file of lines "name number".
 func (d dir) field(file, name string) (uint64, bool) {
-	if d.path == "" {
-		return 0, false
-	}
-	text, err := os.ReadFile(path.Join(d.path, file))
+	text, err := d.read(file)
 	if err != nil {
 		return 0, false
 	}
-	for line := range strings.Lines(string(text)) {
+	return field(text, name)
+}
+
+func field(text, name string) (uint64, bool) {
+	for line := range strings.Lines(text) {
 		if value, found := strings.CutPrefix(line, name+" "); found {
 			n, err := strconv.ParseUint(strings.TrimSpace(value), 10, 64)
 			return n, err == nil
 		}
 	}
 	return 0, false
+}
+
+// read gives what a file holds. The kernel waits for nothing here, so package os,
+// which has the runtime's poller look after each file, would only take longer: the
+// app is dead meanwhile.
+func (d dir) read(file string) (string, error) {
+	if d.path == "" {
+		return "", fs.ErrNotExist
+	}
+	fd, err := again(func() (int, error) { return unix.Open(path.Join(d.path, file), unix.O_RDONLY|unix.O_CLOEXEC, 0) })
+	if err != nil {
+		return "", err
+	}
+	defer unix.Close(fd)
+	var text []byte
+	for {
+		var piece [4096]byte
+		n, err := again(func() (int, error) { return unix.Read(fd, piece[:]) })
+		if n <= 0 || err != nil {
+			return string(text), err
+		}
+		text = append(text, piece[:n]...)
+	}
+}
+
+// again makes a call until no signal interrupts it.
+func again(call func() (int, error)) (n int, err error) {
+	for {
+		if n, err = call(); err != unix.EINTR {
+			return n, err
+		}
+	}
 }
