@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -157,6 +158,8 @@ func findApps(peers []peer) []peer {
 		as("forever", "forever", foreverApp, "restart"),
 		as("pm2", "pm2-runtime", pm2App, "reload"),
 		as("pm2 -i 2", "pm2-runtime", clustered(pm2App), "reload"),
+		as("evermore --hold", "evermore", evermoreApp, "reload"),
+		as("evermore -i 2", "evermore", clustered(evermoreApp), "reload"),
 	}
 }
 
@@ -182,6 +185,14 @@ func pm2App(p peer, j job) ([]string, error) {
 		app["exec_mode"], app["instances"] = "cluster", j.instances
 	}
 	return pm2Start(p.client, j, app)
+}
+
+func evermoreApp(p peer, j job) ([]string, error) {
+	options := []string{p.program, "start", "--uid", j.name, "--min-uptime", "1", "--spin-sleep-time", "1", "--hold", j.port}
+	if j.instances > 0 {
+		options = append(options, "-i", strconv.Itoa(j.instances))
+	}
+	return append(options, j.command[1]), nil
 }
 
 // forever takes the script as the last argument of the command that -c names.
