@@ -229,14 +229,14 @@ func TestDaemonCommands(t *testing.T) {
 // What every peer is told to keep a server up.
 func TestAppCommands(t *testing.T) {
 	j := job{dir: t.TempDir(), command: []string{"node", "/server.js"}, name: "bench", port: "3000"}
-	const options = " start --uid bench --min-uptime 1 --spin-sleep-time 1 --hold 3000"
+	const options = " start --uid bench --min-uptime 1 --spin-sleep-time 1"
 	p := peer{program: "/bin/x", client: "/bin/pm2"}
 	for _, c := range []struct {
 		as   how
 		want string
 	}{
 		{foreverApp, "/bin/x start --uid bench --minUptime 1 --spinSleepTime 1 -c node /server.js"},
-		{evermoreApp, "/bin/x" + options + " /server.js"},
+		{evermoreApp, "/bin/x" + options + " --hold 3000 /server.js"},
 		{clustered(evermoreApp), "/bin/x" + options + " -i 2 /server.js"},
 		{pm2App, "/bin/pm2 start " + j.dir + "/bench.json"},
 	} {

@@ -58,18 +58,10 @@ func (l *lab) underLoad(p peer, act string, do func(*appHost) error) error {
 	}
 	defer h.end()
 	run := load.Load{
-		Address: h.address(), Kept: 4, Fresh: 4,
-		Requests: append(slices.Repeat([]load.Request{{Path: "/"}}, 13),
-			load.Request{Path: "/slow", Slow: true}, load.Request{Path: "/"}, load.Request{Path: "/", Body: 100_000}),
+		Address: h.address(), Kept: 4, Fresh: 4, Requests: load.Mixed(),
 		Pause: 5 * time.Millisecond, Timeout: 5 * time.Second,
 	}.Start()
-	times, began := 0, time.Now()
-	for at := actEvery / 2; at < l.underway && err == nil; at = max(at+actEvery, time.Since(began)) {
-		time.Sleep(time.Until(began.Add(at)))
-		times++
-		err = do(h)
-	}
-	time.Sleep(time.Until(began.Add(l.underway)))
+	times, err := run.Disturb(actEvery, l.underway, func() error { return do(h) })
 	r := run.End()
 	if err != nil {
 		return err

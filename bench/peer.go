@@ -188,9 +188,11 @@ func pm2App(p peer, j job) ([]string, error) {
 }
 
 func evermoreApp(p peer, j job) ([]string, error) {
-	options := []string{p.program, "start", "--uid", j.name, "--min-uptime", "1", "--spin-sleep-time", "1", "--hold", j.port}
+	options := []string{p.program, "start", "--uid", j.name, "--min-uptime", "1", "--spin-sleep-time", "1"}
 	if j.instances > 0 {
-		options = append(options, "-i", strconv.Itoa(j.instances))
+		options = append(options, "-i", strconv.Itoa(j.instances)) // on PORT
+	} else {
+		options = append(options, "--hold", j.port)
 	}
 	return append(options, j.command[1]), nil
 }

@@ -46,6 +46,13 @@ type Request struct {
 	Slow bool
 }
 
+// Mixed are requests for bench/programs/server.js as clients have them: of 16, one is
+// slow and one has a body.
+func Mixed() []Request {
+	return append(slices.Repeat([]Request{{Path: "/"}}, 13),
+		Request{Path: "/slow", Slow: true}, Request{Path: "/"}, Request{Path: "/", Body: 100_000})
+}
+
 // A Result is what became of the requests of a Run.
 type Result struct {
 	Answered int // with status 200 and a whole body
@@ -118,6 +125,20 @@ func (l Load) Start() *Run {
 		r.running.Go(func() { c.run(ctx, i) })
 	}
 	return r
+}
+
+// Disturb does something every so often until the run has lasted for some time, or
+// it fails, and gives how often it was done. What takes longer is done again at once.
+func (r *Run) Disturb(every, until time.Duration, do func() error) (times int, err error) {
+	for at := every / 2; at < until && err == nil; at = max(at+every, time.Since(r.began)) {
+		time.Sleep(time.Until(r.began.Add(at)))
+		times++
+		err = do()
+	}
+	if err == nil {
+		time.Sleep(time.Until(r.began.Add(until)))
+	}
+	return times, err
 }
 
 // End lets the requests under way be answered and gives what became of all.

@@ -9,9 +9,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -283,9 +285,9 @@ func TestRun(t *testing.T) {
 
 	run := Load{
 		Address: s.Listener.Addr().String(), Kept: 2, Fresh: 2, Timeout: patience,
-		Requests: []Request{{Path: "/"}, {Path: "/slow", Slow: true}, {Path: "/", Body: 100_000}},
+		Requests: Mixed(),
 	}.Start()
-	for deadline := time.Now().Add(patience); bodies.Load() < 100; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); bodies.Load() < 20; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("nothing is asked")
 		}
@@ -310,6 +312,33 @@ func TestRun(t *testing.T) {
 	if n := connections.Load(); n < 2+int64(r.Answered)/10 || n >= int64(r.Answered) {
 		t.Errorf("%d connections for %d requests", n, r.Answered)
 	}
+}
+
+func TestDisturb(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const every, until = 2 * time.Second, 10 * time.Second
+		began := time.Now()
+		var at []time.Duration
+		slow := func() error {
+			at = append(at, time.Since(began))
+			if len(at) == 2 {
+				time.Sleep(3 * time.Second)
+			}
+			return nil
+		}
+		r := &Run{began: began}
+		times, err := r.Disturb(every, until, slow)
+		if want := []time.Duration{1e9, 3e9, 6e9, 8e9}; err != nil || times != 4 || !slices.Equal(at, want) {
+			t.Errorf("done %d times, at %v, %v; want at %v", times, at, err, want)
+		}
+		if took := time.Since(began); took != until {
+			t.Errorf("it took %v", took)
+		}
+		r = &Run{began: time.Now()}
+		if times, err := r.Disturb(every, until, func() error { return io.EOF }); times != 1 || err != io.EOF {
+			t.Errorf("what fails is done %d times, %v", times, err)
+		}
+	})
 }
 
 func TestLatency(t *testing.T) {
