@@ -354,12 +354,26 @@ func (r *running) reload(ctx context.Context, text string) error {
 	if h := r.holding; h != nil {
 		h.mu.Lock()
 		adopted := h.adopted
+		h.regaining = h.regaining || adopted
 		h.mu.Unlock()
 		if adopted {
-			return r.app.Restart(ctx, pid1.ReasonReload, text)
+			err := r.app.Restart(ctx, pid1.ReasonReload, text)
+			if errors.Is(err, syscall.EADDRINUSE) && h.regained() {
+				// Who ended before the others could not be started while they had its
+				// port. They have ended, and it is started when its pause is over.
+				return nil
+			}
+			return err
 		}
 	}
 	return r.app.Reload(ctx, text)
+}
+
+// regained tells whether the ports of processes that were adopted are held again.
+func (h *holding) regained() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return !h.adopted
 }
 
 // listen hears what the app's processes tell, until the link is closed.

@@ -24,10 +24,12 @@ func answering(t *testing.T, port int, times int) map[string]int {
 
 // A supervisor is killed that holds a port for several processes: they serve on, the
 // next one takes all of them over, and when they have ended it holds the port again.
+// One of them ends later than the other, whose place has no port until then.
 func TestKilledSupervisorOfInstances(t *testing.T) {
 	t.Parallel()
 	h := newHost(t)
-	_, port := h.serve("a", "-i", "2", "--min-uptime", "0", "--spin-sleep-time", "50")
+	h.file("slow.js", `if (process.env.NODE_APP_INSTANCE === '1') process.on('SIGTERM', () => setTimeout(process.exit, 300))`)
+	_, port := h.serve("a", "-i", "2", "--min-uptime", "0", "--spin-sleep-time", "50", "-c", "node -r ./slow.js")
 	h.await("a", "is there twice", func(row) bool { return len(answering(t, port, 20)) == 2 })
 	before := answering(t, port, 20)
 	a := h.app("a")
