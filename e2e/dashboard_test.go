@@ -46,6 +46,7 @@ func TestDashboard(t *testing.T) {
 	prometheus.await(`sum(evermore_child_restarts_total{reason="signal"})`, 1)
 	prometheus.await(`sum(evermore_child_restarts_total{reason="request"})`, 3)
 	prometheus.await(`sum(evermore_child_ready)`, 3)
+	prometheus.await(`count(increase(evermore_child_event_loop_ping_seconds_count[10m]) > 0)`, 3)
 	drawn.To = time.Now()
 
 	// A step for each few pixels, and samples enough in it.
@@ -134,6 +135,10 @@ func startShop(t *testing.T) *crasher {
 	if err != nil {
 		t.Fatal(err)
 	}
+	held, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := &crasher{t: t, dir: t.TempDir(), address: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}
 	app, err := filepath.Abs("testdata/dashboard/app.js")
 	if err != nil {
@@ -143,8 +148,9 @@ func startShop(t *testing.T) *crasher {
 	if *picture > 0 {
 		spinning = []string{"--min-uptime", "10s", "--spin-sleep-time", "1s", "--max-restarts", "20/1h"}
 	}
-	argv := append([]string{"evermore-static", "--http", c.address, "--timestamps"}, spinning...)
-	c.process = launch(t, plain, c.dir, filepath.Join(c.dir, "evermore"), os.Environ(), append(argv, "--", "node", app)...)
+	argv := append([]string{"evermore-static", "--http", c.address, "--timestamps", "--hold", strconv.Itoa(held), "--hang-timeout", "3s"}, spinning...)
+	environment := append(os.Environ(), "PORT="+strconv.Itoa(held), c.root())
+	c.process = launch(t, plain, c.dir, filepath.Join(c.dir, "evermore"), environment, append(argv, "--", "node", app)...)
 	c.awaitUp()
 	return c
 }

@@ -101,11 +101,14 @@ func startCrasher(t *testing.T) *crasher {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.process = launch(t, plain, c.dir, filepath.Join(c.dir, "evermore"), os.Environ(), "evermore",
+	c.process = launch(t, plain, c.dir, filepath.Join(c.dir, "evermore"), append(os.Environ(), c.root()), "evermore",
 		"--http", c.address, "--max-restarts", "0", "--min-uptime", "1ms", "--spin-sleep-time", "1ms", "--", "node", app)
 	c.awaitUp()
 	return c
 }
+
+// root has evermore count from 0, and not go on with the counts of an earlier test.
+func (c *crasher) root() string { return "EVERMORE_ROOT=" + filepath.Join(c.dir, "root") }
 
 // awaitUp waits for the next life of the app.
 func (c *crasher) awaitUp() {

@@ -155,6 +155,20 @@ func Rows() []Row {
 				Queries: one("sum by (le) (increase("+of("reload_duration_seconds_bucket")+"[$__range]))", "{{le}}"),
 			},
 		}},
+		{"Held ports and event loops", []Panel{
+			{
+				Title: "Connections that wait", Kind: Lines, Help: "At held ports, for the app to accept them. They grow while it is replaced, and where it is too slow.",
+				Queries: one(of("listener_backlog"), legend+" {{port}}"),
+			},
+			{
+				Title: "Room for waiting connections", Kind: Lines, Unit: "percentunit", Help: "Connections that find none have to try again.",
+				Queries: one("1 - "+of("listener_backlog")+" / "+of("listener_backlog_limit"), legend+" {{port}}"),
+			},
+			{
+				Title: "Event loop's answer", Kind: Lines, Unit: "s", Help: "99 of 100 pings were answered within; needs --hang-timeout.",
+				Queries: one("histogram_quantile(0.99, sum by (le, pod, instance, worker) (rate("+of("child_event_loop_ping_seconds_bucket")+"[$__rate_interval])))", worker),
+			},
+		}},
 		{"The app's processes", []Panel{
 			{Title: "CPU", Kind: Lines, Unit: "percentunit", Help: "100% is one CPU.", Queries: one(perSecond(of("child_process_cpu_seconds_total")), worker)},
 			{Title: "Resident memory", Kind: Lines, Unit: "bytes", Queries: one(of("child_process_resident_memory_bytes"), worker)},

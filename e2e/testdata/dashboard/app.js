@@ -1,7 +1,8 @@
-// An app with a life to show: it works, grows, writes, leaves orphans, and ends
+// An app with a life to show: it listens, works, grows, writes, leaves orphans, and ends
 // when it is told to, or at once where the file "broken" is.
 'use strict';
 const fs = require('fs');
+const http = require('http');
 const { spawn } = require('child_process');
 
 if (fs.existsSync('broken')) {
@@ -10,6 +11,7 @@ if (fs.existsSync('broken')) {
 }
 process.on('SIGUSR1', () => console.log('a signal'));
 process.on('SIGUSR2', () => process.exit(1));
+http.createServer((request, response) => response.end()).listen(process.env.PORT);
 fs.appendFileSync('pids', `${process.pid}\n`);
 
 // The sleep outlives its parent and comes to evermore.
