@@ -524,6 +524,24 @@ func TestReloadOfTheDead(t *testing.T) {
 	})
 }
 
+// The process that is to be replaced is over before the new one is ready, which
+// takes its place all the same.
+func TestReloadOfTheFinished(t *testing.T) {
+	perform(t, several(1), func(tr *troupe) {
+		tr.listens(101)
+		tr.after(time.Minute)
+		answer := tr.reload()
+		tr.die(101, 0)
+		tr.listens(102)
+		tr.answered(answer, "")
+		again := tr.reload()
+		tr.listens(103)
+		tr.die(102, 143)
+		tr.answered(again, "")
+		tr.stopAll()
+	})
+}
+
 func TestReloadByRestart(t *testing.T) {
 	o := several(2)
 	o.Overlap = nil

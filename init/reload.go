@@ -38,6 +38,7 @@ type reload struct {
 	slots     []int   // the workers that are still to be replaced
 	candidate *worker // is to take the place of the first of them
 	old       *worker // is waited for: it has been replaced, or is being started anew
+	restarted bool    // it has been started anew, and is to be ready
 	result    ReloadResult
 	err       error // why it is rolled back, once the candidate has ended
 }
@@ -179,7 +180,7 @@ func (l *Pool) beginReload(r *reload) {
 // replaceNext begins to replace the next process, or ends the reload.
 func (l *Pool) replaceNext() {
 	r := l.reload
-	r.candidate, r.old = nil, nil
+	r.candidate, r.old, r.restarted = nil, nil, false
 	l.readyBy.stop()
 	if l.ending {
 		l.failReload(ErrEnding)
@@ -261,8 +262,13 @@ func (l *Pool) ready(w *worker) {
 			<-p.done
 		case <-w.app.over:
 		}
+		if !slices.Contains(l.serving(), r.old) { // it was over by itself
+			l.serve(append(slices.Clone(l.serving()), w))
+			l.replaceNext()
+			return
+		}
 		l.replace(r.old, w, ReasonReload) // the next one when it has ended
-	case w == r.old && !r.overlap:
+	case w == r.old && r.restarted:
 		l.replaceNext()
 	}
 }
@@ -278,6 +284,7 @@ func (l *Pool) restarted(w *worker, err error) {
 	case w.app.Snapshot().Ready:
 		l.replaceNext()
 	default:
+		r.restarted = true
 		l.readyBy.set(l.opts.ReadyTimeout)
 	}
 }
@@ -298,7 +305,7 @@ func (l *Pool) readyTimeElapsed() {
 		r.result = ReloadRolledBack
 		r.err = fmt.Errorf("the new process is not ready after %s: %s", l.opts.ReadyTimeout, r.candidate.app.Snapshot().NotReady)
 		l.retire(r.candidate, ReasonReload) // the reload is over when it has ended
-	case r.old != nil && !r.overlap:
+	case r.restarted:
 		r.result = ReloadFailed
 		r.err = fmt.Errorf("the new process is not ready after %s: %s", l.opts.ReadyTimeout, r.old.app.Snapshot().NotReady)
 		l.endReload()
