@@ -26,7 +26,7 @@ ARG VERSION
 ARG REVISION
 # The date of the binary, in seconds since 1970.
 ARG SOURCE_DATE_EPOCH=0
-RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false \
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -buildvcs=false -tags nethttpomithttp2 \
 	-ldflags "-s -w -X evermore/cli.version=$VERSION -X evermore/cli.revision=$REVISION" \
 	-o /evermore . && touch -d "@$SOURCE_DATE_EPOCH" /evermore
 

@@ -3,6 +3,8 @@
 SHELL := /bin/bash
 VERSION ?= $(shell git describe --tags --dirty 2>/dev/null || echo devel)
 REVISION ?= $(shell git describe --always --dirty --exclude '*' 2>/dev/null || echo unknown)
+# What evermore serves and asks is HTTP/1.1: half a megabyte less.
+TAGS := nethttpomithttp2
 LDFLAGS := -s -w -X evermore/cli.version=$(VERSION) -X evermore/cli.revision=$(REVISION)
 
 # Where `make run` serves metrics and the app.
@@ -26,7 +28,7 @@ run: build ## run an example under evermore, with metrics
 	@PORT=$(PORT) bin/evermore --http $(HTTP) --min-uptime 1s --spin-sleep-time 1s examples/server/server.js
 
 build: ## build bin/evermore, static and stripped
-	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/evermore .
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -tags '$(TAGS)' -ldflags '$(LDFLAGS)' -o bin/evermore .
 
 test: ## install what tests need, check the form, run all tests
 	@scripts/test

@@ -27,7 +27,7 @@ func TestARM64(t *testing.T) {
 	}
 	dir := t.TempDir()
 	binary := filepath.Join(dir, "evermore-arm64")
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", binary, "evermore")
+	build := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w", "-o", binary, "evermore")
 	build.Env = append(build.Environ(), "CGO_ENABLED=0", "GOARCH=arm64")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -94,7 +94,7 @@ func build(dir string) error {
 	in := func(name string) string { return filepath.Join(dir, name) }
 	return errors.Join(
 		run("CGO_ENABLED=1", "go", "build", "-race", "-cover", "-coverpkg=evermore/...", "-o", in("evermore"), "evermore"),
-		run("CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags=-s -w", "-o", in("evermore-static"), "evermore"),
+		run("CGO_ENABLED=0", "go", "build", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w", "-o", in("evermore-static"), "evermore"),
 		run("CGO_ENABLED=0", "go", "build", "-o", in("lab"), "evermore/e2e/lab"),
 		// The race detector needs a C compiler, too.
 		run("", "cc", "-O1", "-Wall", "-o", in("receiver"), "testdata/receiver.c"),

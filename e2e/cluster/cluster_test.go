@@ -62,7 +62,7 @@ func loadImages() error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(dir, "evermore"), "evermore")
+	build := exec.Command("go", "build", "-trimpath", "-tags=nethttpomithttp2", "-ldflags=-s -w", "-o", filepath.Join(dir, "evermore"), "evermore")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	steps := []*exec.Cmd{
 		build,
