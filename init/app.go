@@ -787,7 +787,7 @@ func (a *App) stop(code int) {
 	for _, e := range r.Exits {
 		a.hookExited(e.PID, e.String(), e.Status()) // nothing else that was started is left
 	}
-	a.answer(ErrEnding)
+	a.answer(a.ending())
 	e := Event{Kind: Stopped, Code: a.exitCode, Reason: a.snap.LastReason}
 	if a.final {
 		e.Reason = ReasonRequest

@@ -534,7 +534,13 @@ func (l *Pool) Restart(ctx context.Context, reason Reason, text string) error {
 	workers := l.serving()
 	errs := make(chan error, len(workers))
 	for _, w := range workers {
-		go func() { errs <- w.app.Restart(ctx, reason, text) }()
+		go func() {
+			err := w.app.Restart(ctx, reason, text)
+			if errors.Is(err, errRetired) {
+				err = nil // by a reload: there is a new process
+			}
+			errs <- err
+		}()
 	}
 	var err error
 	for range workers {

@@ -542,6 +542,27 @@ func TestReloadOfTheFinished(t *testing.T) {
 	})
 }
 
+// A restart during a reload ends with the process that the reload has brought.
+func TestRestartInAReload(t *testing.T) {
+	restart := func(tr *troupe) chan error {
+		return tr.ask(func(ctx context.Context) error { return tr.pool.Restart(ctx, ReasonRequest, "") })
+	}
+	perform(t, several(1), func(tr *troupe) {
+		tr.listens(101)
+		reload := tr.reload()
+		restarted := restart(tr)
+		tr.listens(102)
+		tr.answered(restarted, "")
+		tr.die(101, 143)
+		tr.answered(reload, "")
+		restarted = restart(tr)
+		tr.signal(syscall.SIGTERM)
+		tr.answered(restarted, ErrEnding.Error())
+		tr.die(102, 143)
+		tr.ended(143)
+	})
+}
+
 func TestReloadByRestart(t *testing.T) {
 	o := several(2)
 	o.Overlap = nil

@@ -13,6 +13,17 @@ import (
 // ErrEnding is the answer to a request that came after the end was decided.
 var ErrEnding = errors.New("the app is being ended")
 
+// errRetired is the answer of an App that another one has taken the place of.
+var errRetired = errors.New("another process has taken its place")
+
+// ending is why an App that starts nothing any more refuses what it is asked.
+func (a *App) ending() error {
+	if a.retired != "" {
+		return errRetired
+	}
+	return ErrEnding
+}
+
 // restartRequest asks for a new run.
 type restartRequest struct {
 	reason Reason
@@ -39,7 +50,7 @@ func (a *App) Restart(ctx context.Context, reason Reason, text string) error {
 	select {
 	case a.restarts <- r:
 	case <-a.over:
-		return ErrEnding
+		return a.ending()
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -102,7 +113,7 @@ func (a *App) restartRequested(r restartRequest) {
 		a.replace(r.reason, r.text)
 	case StateStopping, StateClearing:
 		if a.final {
-			r.done <- ErrEnding
+			r.done <- a.ending()
 			return
 		}
 		a.forced = !a.run.before // what follows --before is the first run anyway
@@ -112,7 +123,7 @@ func (a *App) restartRequested(r restartRequest) {
 		a.restart()
 		return
 	case StateStopped:
-		r.done <- ErrEnding
+		r.done <- a.ending()
 		return
 	default:
 		r.done <- fmt.Errorf("internal error: a restart in state %q", a.state)

@@ -95,7 +95,7 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 			a.kill.set(killGrace) // nobody has waited for the end so far
 		}
 		a.final = true
-		a.answer(ErrEnding)
+		a.answer(a.ending())
 		// A ^C may arrive twice: from the terminal, and from what hands it on.
 		if received == syscall.SIGINT && time.Since(a.interrupted) >= sameInterrupt {
 			a.killNow()
