@@ -170,6 +170,12 @@ type holding struct {
 	warned    map[string]bool
 }
 
+// mostLearned bounds what is held because the app has listened there.
+const mostLearned = 16
+
+// mostWarnings bounds what is told once: the app has a say in it.
+const mostWarnings = 100
+
 // openLink opens the line to the app's processes, and binds the ports.
 func (r *running) openLink(o *pid1.Options) error {
 	h := &holding{
@@ -190,7 +196,10 @@ func (r *running) openLink(o *pid1.Options) error {
 		h.wanted, h.adopted = append(h.wanted, a), true
 	}
 	if o.Adopt != nil && h.auto {
-		h.wanted = heldBy(o.Adopt.PID)
+		h.wanted = slices.DeleteFunc(heldBy(o.Adopt.PID), func(a node.Address) bool {
+			named, ok := portOf(o.Command.Env)
+			return h.sockets.Permits(a) != nil && (!ok || a != named) // the process can write its environment
+		})
 		h.adopted = len(h.wanted) > 0
 	} else if a, ok := portOf(o.Command.Env); ok && h.auto && h.sockets.Add(a) != nil {
 		h.wanted = append(h.wanted, a)
@@ -306,7 +315,7 @@ func (h *holding) Hand(c *reaper.Command, start func() error) error {
 
 // warnOnce tells of what would be told at each start.
 func (h *holding) warnOnce(err error) {
-	if text := err.Error(); !h.warned[text] {
+	if text := err.Error(); !h.warned[text] && len(h.warned) < mostWarnings {
 		h.warned[text] = true
 		h.running.warn(err)
 	}
@@ -505,7 +514,11 @@ func (h *holding) where(held bool) map[node.From]map[node.Address]int {
 // learn takes note of a port that the app binds by itself, and tells whether its
 // other processes wait for it.
 func (h *holding) learn(e node.Listening) bool {
-	if e.Held || !h.auto || slices.Contains(h.wanted, e.Address) {
+	if e.Held || !h.auto || slices.Contains(h.wanted, e.Address) || len(h.wanted) == mostLearned {
+		return false
+	}
+	if err := h.sockets.Permits(e.Address); err != nil {
+		h.warnOnce(fmt.Errorf("cannot hold %s: %w", e.Address, err))
 		return false
 	}
 	h.wanted = append(h.wanted, e.Address)

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Address is where an app listens: a TCP port, or a unix socket by its path. It
@@ -56,6 +58,23 @@ func ParseAddress(text, dir string) (Address, error) {
 		host = ip.String()
 	}
 	return Address{Host: host, Port: uint16(port)}, nil
+}
+
+// sound gives an address that a process has told as ParseAddress would; ok is false
+// where nobody can listen.
+func (a Address) sound() (sound Address, ok bool) {
+	if a.Path != "" {
+		ok = a.Host == "" && a.Port == 0 && filepath.IsAbs(a.Path) && len(a.Path) <= longestPath && !strings.ContainsRune(a.Path, 0)
+		return Address{Path: filepath.Clean(a.Path)}, ok
+	}
+	if a.Host != "" {
+		ip, err := netip.ParseAddr(a.Host)
+		if err != nil || len(ip.Zone()) > unix.IFNAMSIZ {
+			return Address{}, false
+		}
+		a.Host = ip.String()
+	}
+	return a, a.Port != 0
 }
 
 // String is what ParseAddress reads.

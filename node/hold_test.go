@@ -240,6 +240,31 @@ func TestReleases(t *testing.T) {
 	})
 }
 
+// What an app has bound by a name can be held for the next one, which gives the same
+// name.
+func TestLearnedName(t *testing.T) {
+	eachLine(t, func(t *testing.T, node string) {
+		s := newSupervisor(t, node, Options{})
+		s.write("app.js", `const s = require('http').createServer((q, r) => r.end('app')).listen(process.env.PORT, 'localhost');
+if (process.env.CLOSES) s.on('listening', () => s.close())`)
+		port := freePort(t)
+		s.start([]string{onPort(port), "CLOSES=1"}, "node", "app.js")
+		l := expect(s, 1, func(e Listening) bool { return !e.Held })
+		if !net.ParseIP(l.Address.Host).IsLoopback() || l.Address.Port != port {
+			t.Fatalf("it listens: %+v", l)
+		}
+		if c := expect[Closed](s, 1, nil); c.Address != l.Address {
+			t.Errorf("closed: %+v", c)
+		}
+		expect[Gone](s, 1, nil)
+		if err := s.sockets.Add(l.Address); err != nil {
+			t.Fatal(err)
+		}
+		s.start([]string{onPort(port)}, "node", "app.js")
+		expect(s, 1, func(e Listening) bool { return e.Held && e.Address == l.Address })
+	})
+}
+
 // An app that clears away its socket before it listens gets one of its own.
 func TestRemovedSocket(t *testing.T) {
 	eachLine(t, func(t *testing.T, node string) {

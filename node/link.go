@@ -23,6 +23,7 @@ import (
 const (
 	longestLine = 64 << 10 // bytes
 	mostConns   = 256      // for all processes and threads of the app
+	mostPlaces  = 64       // that a thread listens on
 	mostLines   = 200      // at once, and
 	linesRate   = 50       // a second
 	refusedRate = time.Second
@@ -97,9 +98,10 @@ type conn struct {
 	from From
 	// Under the link's mutex:
 	held     map[string]int // how often it listens on each held address
-	pinged   time.Time      // when it was asked for a Pong that it owes; zero: it owes none
-	answered bool           // it has sent one
-	why      string         // it was dropped
+	unheld   map[Address]int
+	pinged   time.Time // when it was asked for a Pong that it owes; zero: it owes none
+	answered bool      // it has sent one
+	why      string    // it was dropped
 }
 
 // Listen opens a link. An abstract socket needs no folder; node before version 22
@@ -191,7 +193,7 @@ func (l *Link) admit(nc *net.UnixConn) {
 	if pid > 0 {
 		main, ok = l.options.Owner(pid)
 	}
-	c := &conn{net: nc, raw: raw, from: From{Main: main, PID: pid, Thread: -1}, held: map[string]int{}}
+	c := &conn{net: nc, raw: raw, from: From{Main: main, PID: pid, Thread: -1}, held: map[string]int{}, unheld: map[Address]int{}}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	why := ""
@@ -327,23 +329,12 @@ func (l *Link) told(c *conn, m *fromNode) error {
 		return errors.New("it did not say who it is first")
 	}
 	if m.Listening != nil {
-		at, held := l.address(*m.Listening, m.Held)
-		l.mu.Lock()
-		c.answered = true // its event loop has run
-		if held {
-			c.held[m.Held]++
+		if err := l.listening(c, *m.Listening, m.Held); err != nil {
+			return err
 		}
-		l.mu.Unlock()
-		l.emit(Listening{c.from, at, held})
 	}
 	if m.Closed != nil {
-		at, held := l.address(*m.Closed, m.Held)
-		l.mu.Lock()
-		if c.held[m.Held]--; c.held[m.Held] <= 0 {
-			delete(c.held, m.Held)
-		}
-		l.mu.Unlock()
-		l.emit(Closed{c.from, at, held})
+		l.closes(c, *m.Closed, m.Held)
 	}
 	if m.Release != nil {
 		l.release(c, m)
@@ -382,6 +373,49 @@ func (l *Link) told(c *conn, m *fromNode) error {
 	return nil
 }
 
+// listening: a server of a thread listens.
+func (l *Link) listening(c *conn, asked Address, name string) error {
+	at, held, ok := l.address(asked, name)
+	l.mu.Lock()
+	ok = ok && len(c.held)+len(c.unheld) < mostPlaces
+	if ok {
+		c.answered = true // its event loop has run
+		if held {
+			c.held[name]++
+		} else {
+			c.unheld[at]++
+		}
+	}
+	l.mu.Unlock()
+	if !ok {
+		return fmt.Errorf("it listens where nobody can, or on more than %d addresses", mostPlaces)
+	}
+	l.emit(Listening{c.from, at, held})
+	return nil
+}
+
+// closes: a server of a thread that listened does not any more.
+func (l *Link) closes(c *conn, asked Address, name string) {
+	at, held, _ := l.address(asked, name)
+	l.mu.Lock()
+	known := held && less(c.held, name) || !held && less(c.unheld, at)
+	l.mu.Unlock()
+	if known {
+		l.emit(Closed{c.from, at, held})
+	}
+}
+
+// less takes one away, and tells whether there was one.
+func less[K comparable](counts map[K]int, key K) bool {
+	n := counts[key]
+	if n <= 1 {
+		delete(counts, key)
+	} else {
+		counts[key] = n - 1
+	}
+	return n > 0
+}
+
 // greet takes a thread in.
 func (l *Link) greet(c *conn, thread int) {
 	l.mu.Lock()
@@ -399,23 +433,25 @@ func (l *Link) greet(c *conn, thread int) {
 	}
 }
 
-// address is the held one of that name, else what the app asked for.
-func (l *Link) address(asked Address, name string) (a Address, held bool) {
+// address is the held one of that name, else what the app asked for; ok is false
+// where nobody can listen.
+func (l *Link) address(asked Address, name string) (a Address, held, ok bool) {
 	if l.options.Sockets != nil {
 		for _, h := range l.options.Sockets.Addresses() {
 			if h.String() == name {
-				return h, true
+				return h, true, true
 			}
 		}
 	}
-	return asked, false
+	a, ok = asked.sound()
+	return a, false, ok
 }
 
 // release gives up what a process can't use, unless another one is using it: then
 // it finds the address in use, as it would without evermore.
 func (l *Link) release(c *conn, m *fromNode) {
 	for _, name := range m.Release {
-		if a, held := l.address(Address{}, name); held && !l.used(name) && l.options.Sockets.Release(a) {
+		if a, held, _ := l.address(Address{}, name); held && !l.used(name) && l.options.Sockets.Release(a) {
 			l.emit(Released{c.from, a, short(m.Why)})
 		}
 	}

@@ -32,6 +32,15 @@ func pair(t *testing.T) (*supervisor, func() *net.UnixConn) {
 	}
 }
 
+// listensOn are the lines of a process that listens on n ports.
+func listensOn(n int) string {
+	var lines strings.Builder
+	for port := range n {
+		fmt.Fprintf(&lines, `{"listening":{"port":%d},"closed":{"port":%d}}`+"\n", port+1, port+1000)
+	}
+	return lines.String()
+}
+
 const hello = `{"hello":{"thread":0}}` + "\n"
 
 // Who breaks the rules is dropped, with a reason; the link goes on.
@@ -43,6 +52,11 @@ func TestHostileLines(t *testing.T) {
 		"no JSON":           {hello + "\x00\xff{\n", "it sent a line that is none of the link's"},
 		"wrong types":       {hello + `{"listening":7}` + "\n", "it sent a line that is none of the link's"},
 		"a port too large":  {hello + `{"listening":{"port":70000}}` + "\n", "it sent a line that is none of the link's"},
+		"nowhere":           {hello + `{"listening":{}}` + "\n", "it listens where nobody can"},
+		"a name":            {hello + `{"listening":{"host":"localhost","port":80}}` + "\n", "it listens where nobody can"},
+		"a path too long":   {hello + `{"listening":{"path":"/` + strings.Repeat("x", longestPath) + `"}}` + "\n", "it listens where nobody can"},
+		"everywhere":        {hello + listensOn(mostPlaces+1), "it listens where nobody can, or on more than 64 addresses"},
+		"closed elsewhere":  {hello + `{"closed":{"port":80}}` + "\n" + `{"closed":{},"held":"80"}` + "\n", ""},
 		"an endless line":   {hello + strings.Repeat("x", longestLine+5000), "it sent a line of more than 65536 bytes"},
 		"a flood":           {hello + strings.Repeat("{}\n", mostLines+1), "it sent more than 50 lines a second"},
 		"half a line":       {hello + `{"ready":`, ""},
@@ -273,13 +287,16 @@ func FuzzLink(f *testing.F) {
 			draining: map[int]*drain{}, waiters: map[int64]waiter{},
 		}
 		close(l.done) // nobody receives
-		c := &conn{held: map[string]int{}, from: From{Thread: -1}}
+		c := &conn{held: map[string]int{}, unheld: map[Address]int{}, from: From{Thread: -1}}
 		err := l.read(c, bytes.NewReader(bytes.ReplaceAll(text, []byte("release"), nil)))
 		if err == nil {
 			t.Error("it ended without an error")
 		}
 		if len(c.held) != 0 {
 			t.Errorf("it holds %v", c.held)
+		}
+		if len(c.unheld) > mostPlaces {
+			t.Errorf("it listens on %d addresses", len(c.unheld))
 		}
 	})
 }

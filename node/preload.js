@@ -227,7 +227,9 @@ function start(taken) {
     // Who looks for a free port may try a thousand.
     if (!held && unheld++ > 20) return;
     of.told = true;
-    tell({ listening: address(want), held: held?.name });
+    // A name is told as what it has meant.
+    of.at = address(want.host && !net.isIP(want.host) ? { host: server.address().address, port: want.port } : want);
+    tell({ listening: of.at, held: held?.name });
   }
 
   // Whether the server listens now on what is held, or will when its address is
@@ -317,9 +319,9 @@ function start(taken) {
 
   function closed(server) {
     if (!known.has(server)) return;
-    const { want, held, told } = known.get(server);
+    const { at, held, told } = known.get(server);
     known.get(server).closed = true;
-    if (told) tell({ closed: address(want), held: held?.name });
+    if (told) tell({ closed: at, held: held?.name });
   }
 
   // No further connection is accepted, further answers are the last of theirs, and

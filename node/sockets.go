@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -171,6 +172,36 @@ func (s *Sockets) Close() {
 	s.list = nil
 }
 
+// Permits tells whether the app's user could bind an address by itself, as far as
+// evermore can know: what the app has asked for by listening there gives it no right
+// that it does not have. A path is none that is known: its folders may be others
+// when it is bound.
+func (s *Sockets) Permits(a Address) error {
+	switch {
+	case s.owner == nil || s.owner.Uid == uint32(os.Geteuid()):
+		return nil
+	case a.Path != "":
+		return errors.New("a unix socket of another user is held only where --hold names it")
+	case a.Port < unprivileged():
+		return fmt.Errorf("ports below %d are held for another user only where --hold names them", unprivileged())
+	}
+	return nil
+}
+
+// unprivileged is the first port that needs no right, see ip_unprivileged_port_start
+// in the kernel's Documentation/networking/ip-sysctl.rst.
+func unprivileged() uint16 {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+	if err != nil {
+		return 1024
+	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 16)
+	if err != nil {
+		return 1024
+	}
+	return uint16(n)
+}
+
 // Backlog tells how many connections wait to be accepted.
 type Backlog struct {
 	Address
@@ -231,7 +262,11 @@ func describe(err error) error {
 
 func (n *socket) bindTCP() error {
 	if n.Host != "" {
-		return n.bindIP(netip.MustParseAddr(n.Host))
+		ip, err := netip.ParseAddr(n.Host)
+		if err != nil {
+			return err
+		}
+		return n.bindIP(ip)
 	}
 	// As node's setupListenHandle(), lib/net.js.
 	n.told.Any = true

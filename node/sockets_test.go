@@ -52,6 +52,23 @@ func TestParseAddress(t *testing.T) {
 	}
 }
 
+// What another user's app has asked for is bound with that user's rights at most.
+func TestPermits(t *testing.T) {
+	low, high := Address{Port: 80}, Address{Port: 65535}
+	path := Address{Path: "/etc/app.sock"}
+	other := NewSockets(&syscall.Credential{Uid: uint32(os.Geteuid()) + 1})
+	if (other.Permits(low) == nil) != (unprivileged() <= 80) || other.Permits(high) != nil || other.Permits(path) == nil {
+		t.Errorf("another user's: %v, %v, %v", other.Permits(low), other.Permits(high), other.Permits(path))
+	}
+	for _, own := range []*Sockets{NewSockets(nil), NewSockets(&syscall.Credential{Uid: uint32(os.Geteuid())})} {
+		for _, a := range []Address{low, high, path} {
+			if err := own.Permits(a); err != nil {
+				t.Errorf("%s: %v", a, err)
+			}
+		}
+	}
+}
+
 func sockets(t *testing.T, list ...Address) *Sockets {
 	t.Helper()
 	s := NewSockets(nil)
