@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,6 +30,11 @@ const (
 	refusedRate = time.Second
 	// acceptRetry is the pause after accept(2) failed, for want of descriptors say.
 	acceptRetry = 100 * time.Millisecond
+	// fileName begins the names of the files of links. What nobody listens on and is
+	// older than staleAge was left behind; it is looked for among mostNames.
+	fileName  = ".evermore-node-"
+	staleAge  = time.Minute
+	mostNames = 10000
 )
 
 // Options say what a link is for.
@@ -101,6 +107,7 @@ type conn struct {
 	unheld   map[Address]int
 	pinged   time.Time // when it was asked for a Pong that it owes; zero: it owes none
 	answered bool      // it has sent one
+	asked    bool      // for Stats that it owes
 	why      string    // it was dropped
 }
 
@@ -119,7 +126,7 @@ func Listen(o Options) (*Link, error) {
 	}
 	l.listeners = append(l.listeners, abstract)
 	for _, dir := range o.Dirs {
-		path := filepath.Join(dir, ".evermore-node-"+rand.Text())
+		path := filepath.Join(dir, fileName+rand.Text())
 		if file, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}); err == nil {
 			// Who may speak is decided by who it is.
 			_ = os.Chmod(path, 0o666)
@@ -131,7 +138,34 @@ func Listen(o Options) (*Link, error) {
 	for _, listener := range l.listeners {
 		l.goroutine.Go(func() { l.accept(listener) })
 	}
+	l.goroutine.Go(l.sweep)
 	return l, nil
+}
+
+// sweep removes the files that links of a killed evermore of the same user have left.
+// A young one may be about to be listened on.
+func (l *Link) sweep() {
+	for _, dir := range l.options.Dirs {
+		for _, name := range namesIn(dir) {
+			path := filepath.Join(dir, name)
+			var st unix.Stat_t
+			if strings.HasPrefix(name, fileName) && unix.Lstat(path, &st) == nil &&
+				st.Uid == uint32(os.Geteuid()) && time.Since(time.Unix(st.Mtim.Unix())) > staleAge {
+				_ = removeStale(path)
+			}
+		}
+	}
+}
+
+// namesIn gives what is in a folder, or as much of it as is worth looking at.
+func namesIn(dir string) []string {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	names, _ := f.Readdirnames(mostNames)
+	return names
 }
 
 // HasFile tells whether node before version 22 can reach the link.
@@ -348,13 +382,8 @@ func (l *Link) told(c *conn, m *fromNode) error {
 			l.emit(Pong{c.from, time.Since(asked)})
 		}
 	}
-	if m.Stats != nil {
-		l.mu.Lock()
-		if w, asked := l.waiters[m.ID]; asked && w.conn == c {
-			w.answer <- m.Stats
-			delete(l.waiters, m.ID)
-		}
-		l.mu.Unlock()
+	if m.ID != 0 && m.Release == nil {
+		l.answers(c, m.ID, m.Stats)
 	}
 	if m.Drained {
 		l.mu.Lock()
@@ -371,6 +400,17 @@ func (l *Link) told(c *conn, m *fromNode) error {
 		l.emit(Unheard{c.from})
 	}
 	return nil
+}
+
+// answers takes the answer to a question for Stats; nil: there are none.
+func (l *Link) answers(c *conn, id int64, s *Stats) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c.asked = false
+	if w, waits := l.waiters[id]; waits && w.conn == c {
+		w.answer <- s
+		delete(l.waiters, id)
+	}
 }
 
 // listening: a server of a thread listens.
@@ -570,7 +610,8 @@ func (l *Link) Shutdown(main int) bool {
 // ErrNoAnswer says that no process of a run can be asked.
 var ErrNoAnswer = errors.New("no process of the app speaks to evermore")
 
-// Stats asks the process of a run that listens, else the main one.
+// Stats asks the process of a run that listens, else the main one. One that has not
+// answered the last time is not asked again until it has: it would not read that.
 func (l *Link) Stats(ctx context.Context, main int) (*Stats, error) {
 	l.mu.Lock()
 	var chosen *conn
@@ -581,8 +622,9 @@ func (l *Link) Stats(ctx context.Context, main int) (*Stats, error) {
 	}
 	l.last++
 	id, answer := l.last, make(chan *Stats, 1)
-	sent := chosen != nil && len(l.waiters) < mostConns && chosen.send(fmt.Sprintf(`{"stats":%d}`, id))
+	sent := chosen != nil && !chosen.asked && chosen.send(fmt.Sprintf(`{"stats":%d}`, id))
 	if sent {
+		chosen.asked = true
 		l.waiters[id] = waiter{chosen, answer}
 	}
 	l.mu.Unlock()
@@ -595,8 +637,8 @@ func (l *Link) Stats(ctx context.Context, main int) (*Stats, error) {
 		l.mu.Unlock()
 	}()
 	select {
-	case s, ok := <-answer:
-		if !ok {
+	case s := <-answer:
+		if s == nil {
 			return nil, ErrNoAnswer
 		}
 		return s, nil

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 )
 
 // pair is a link on which the test itself is the app.
@@ -148,6 +150,82 @@ func TestSlowReader(t *testing.T) {
 	}
 	if _, err := s.link.Stats(t.Context(), os.Getpid()); !errors.Is(err, ErrNoAnswer) {
 		t.Errorf("stats: %v", err)
+	}
+}
+
+// Who owes stats is not asked for more of them: what it would have to read does not
+// pile up.
+func TestStatsAreOwedOnce(t *testing.T) {
+	s, dial := pair(t)
+	c := dial()
+	fmt.Fprint(c, hello, `{"ready":true}`, "\n")
+	expect[AppReady](s, 1, nil)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.link.Stats(ended, os.Getpid()); !errors.Is(err, context.Canceled) {
+		t.Errorf("asked: %v", err)
+	}
+	lines := bufio.NewScanner(c)
+	for i, answer := range []string{`{"id":1}`, `{"id":2,"stats":null}`, `{"id":3,"stats":{"lag":1}}`} {
+		if _, err := s.link.Stats(t.Context(), os.Getpid()); !errors.Is(err, ErrNoAnswer) {
+			t.Errorf("asked again: %v", err)
+		}
+		if !lines.Scan() {
+			t.Fatal("nothing was asked")
+		}
+		fmt.Fprint(c, answer, "\n", `{"ready":true}`, "\n")
+		expect[AppReady](s, i+2, nil)
+		if _, err := s.link.Stats(ended, os.Getpid()); !errors.Is(err, context.Canceled) {
+			t.Errorf("asked when nothing is owed: %v", err)
+		}
+	}
+}
+
+// What a killed evermore has left behind is removed, and nothing else.
+func TestStaleFiles(t *testing.T) {
+	dir := t.TempDir()
+	age := func(path string, by time.Duration) string {
+		at := time.Now().Add(-by)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	socket := func(name string, by time.Duration, alive bool) string {
+		path := filepath.Join(dir, name)
+		l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.SetUnlinkOnClose(false)
+		if t.Cleanup(func() { l.Close() }); !alive {
+			l.Close()
+		}
+		return age(path, by)
+	}
+	stale := socket(fileName+"stale", 2*staleAge, false)
+	kept := []string{
+		socket(fileName+"alive", time.Hour, true),
+		socket(fileName+"young", 0, false),
+		socket("other", time.Hour, false),
+		filepath.Join(dir, fileName+"file"),
+	}
+	if err := os.WriteFile(kept[3], nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	age(kept[3], time.Hour)
+	l, err := Listen(Options{Dirs: []string{"/no/such/folder", dir}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.Close()
+	if _, err := os.Lstat(stale); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%s: %v", stale, err)
+	}
+	for _, path := range kept {
+		if _, err := os.Lstat(path); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

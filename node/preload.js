@@ -412,38 +412,42 @@ function start(taken) {
   }
 
   function stats(done) {
-    if (!delay) return;
+    const { performance } = require('node:perf_hooks');
+    const from = performance.now();
+    // Without them is an answer, too: who owes one is not asked again.
+    setImmediate(quietly(() => done(quietly(measured)(performance.now() - from))));
+  }
+
+  function measured(lag) {
+    const { performance } = require('node:perf_hooks');
     const count = (names) => {
       const counts = {};
       for (const name of names ?? []) counts[name] = (counts[name] ?? 0) + 1;
       return counts;
     };
     const names = (list) => list?.map((each) => each?.constructor?.name ?? 'unknown');
-    const { performance } = require('node:perf_hooks');
-    const from = performance.now();
-    setImmediate(quietly(() => {
-      const { active, idle } = performance.eventLoopUtilization();
-      done({
-        version: process.version,
-        lag: (performance.now() - from) / 1e3,
-        delay: delay.count > 0
-          ? {
-              min: delay.min / 1e9, max: delay.max / 1e9, mean: delay.mean / 1e9, stddev: delay.stddev / 1e9,
-              p50: delay.percentile(50) / 1e9, p90: delay.percentile(90) / 1e9, p99: delay.percentile(99) / 1e9,
-            }
-          : undefined,
-        active: active / 1e3,
-        idle: idle / 1e3,
-        memory: process.memoryUsage(),
-        spaces: require('node:v8').getHeapSpaceStatistics(),
-        collections,
-        // Deprecated (DEP0161), and what dashboards of prom-client show.
-        handles: count(names(process._getActiveHandles?.())),
-        requests: count(names(process._getActiveRequests?.())),
-        resources: count(process.getActiveResourcesInfo()),
-      });
-      delay.reset();
-    }));
+    const { active, idle } = performance.eventLoopUtilization();
+    const values = {
+      version: process.version,
+      lag: lag / 1e3,
+      delay: delay.count > 0
+        ? {
+            min: delay.min / 1e9, max: delay.max / 1e9, mean: delay.mean / 1e9, stddev: delay.stddev / 1e9,
+            p50: delay.percentile(50) / 1e9, p90: delay.percentile(90) / 1e9, p99: delay.percentile(99) / 1e9,
+          }
+        : undefined,
+      active: active / 1e3,
+      idle: idle / 1e3,
+      memory: process.memoryUsage(),
+      spaces: require('node:v8').getHeapSpaceStatistics(),
+      collections,
+      // Deprecated (DEP0161), and what dashboards of prom-client show.
+      handles: count(names(process._getActiveHandles?.())),
+      requests: count(names(process._getActiveRequests?.())),
+      resources: count(process.getActiveResourcesInfo()),
+    };
+    delay.reset();
+    return values;
   }
 
   if (direct && config.messages && !process.send) {
