@@ -5,12 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"evermore/control"
 )
@@ -66,16 +69,29 @@ func (s *settings) readConfig() (*config, error) {
 	return c, nil
 }
 
-// readRegular reads a file, and waits for no FIFO in its place.
+// mostBytes is how large a file may be that evermore reads as a whole.
+const mostBytes = 16 << 20
+
+// readRegular reads a file, and waits for no FIFO in its place. /dev/null counts as
+// an empty one.
 func readRegular(path string) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err == nil && !info.Mode().IsRegular() {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeDir) != 0 {
 		err = errors.New("it is no regular file")
 	}
 	if err != nil {
 		return nil, err
 	}
-	return os.ReadFile(path)
+	text, err := io.ReadAll(io.LimitReader(f, mostBytes+1))
+	if len(text) > mostBytes {
+		err = fmt.Errorf("it has more than %d bytes", mostBytes)
+	}
+	return text, err
 }
 
 func (c *config) path() string { return filepath.Join(c.root, "config.json") }

@@ -406,7 +406,11 @@ func (s *settings) withEnvFiles(env []string) ([]string, error) {
 	}
 	values := map[string]string{}
 	for _, file := range s.envFiles {
-		more, err := godotenv.Read(file)
+		text, err := readRegular(file) // it is read again and again
+		var more map[string]string
+		if err == nil {
+			more, err = godotenv.UnmarshalBytes(text)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the variables of %s: %w", file, reason(err))
 		}

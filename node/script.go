@@ -157,7 +157,7 @@ func findPackage(dir string) (file string, text []byte, err error) {
 	}
 	for at := from; ; at = filepath.Dir(at) {
 		file = filepath.Join(at, "package.json")
-		text, err = os.ReadFile(file)
+		text, err = readFile(file)
 		if !errors.Is(err, os.ErrNotExist) {
 			return file, text, err
 		}
@@ -165,6 +165,18 @@ func findPackage(dir string) (file string, text []byte, err error) {
 			return "", nil, fmt.Errorf("there is no package.json in %s or above it", from)
 		}
 	}
+}
+
+// readFile reads a file, and waits for no FIFO in its place.
+func readFile(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no regular file", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return os.ReadFile(path)
 }
 
 func (p *manifest) names() string {
