@@ -238,6 +238,8 @@ func TestAppCommands(t *testing.T) {
 		{foreverApp, "/bin/x start --uid bench --minUptime 1 --spinSleepTime 1 -c node /server.js"},
 		{evermoreApp, "/bin/x" + options + " --hold 3000 /server.js"},
 		{clustered(evermoreApp), "/bin/x" + options + " -i 2 /server.js"},
+		{evermoreHeld, "/bin/x --hold 3000 -- node node /server.js"},
+		{clustered(nodeCluster), `sh -c "$@" & exit sh node /cluster.js /server.js 2`},
 		{pm2App, "/bin/pm2 start " + j.dir + "/bench.json"},
 	} {
 		argv, err := c.as(p, j)
@@ -261,6 +263,48 @@ func TestAppCommands(t *testing.T) {
 	}
 	if text := config(); !strings.Contains(text, `"exec_mode":"cluster","instances":4`) {
 		t.Error(text)
+	}
+}
+
+func TestShares(t *testing.T) {
+	for _, c := range []struct {
+		connections map[string]int
+		n           int
+		want        []float64
+	}{
+		{map[string]int{"7": 30, "8": 10}, 2, []float64{25, 75}},
+		{map[string]int{"7": 30, "8": 10}, 4, []float64{0, 0, 25, 75}},
+		{map[string]int{"7": 1, "8": 1, "9": 2}, 2, []float64{25, 25, 50}},
+	} {
+		if got := shares(c.connections, c.n); !slices.Equal(got, c.want) {
+			t.Errorf("shares of %v for %d = %v, want %v", c.connections, c.n, got, c.want)
+		}
+	}
+}
+
+// A server tells when node had begun, and when it listens.
+func TestListening(t *testing.T) {
+	for _, tool := range []string{"cc", "node"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			skip(t, tool+" is missing")
+		}
+	}
+	l, err := newLab("no-evermore", "no-modules")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.close()
+	node := l.apps[0]
+	err = l.timeListening(node, true)
+	if errors.Is(err, syscall.EPERM) {
+		skip(t, err.Error())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, part := l.samples["listening"][node.name], l.samples["listening of node"][node.name]
+	if len(whole) != 1 || len(part) != 1 || part[0] <= 0 || part[0] >= whole[0] {
+		t.Errorf("%v ms, of which %v are node's", whole, part)
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -93,7 +92,7 @@ func (l *lab) appHost(p peer, instances int) (*appHost, error) {
 	}
 	h := &appHost{plain}
 	h.job.command = []string{"node", l.program("server.js")}
-	h.job.port, h.job.instances = l.port, instances
+	h.job.instances = instances
 	if err := h.serve(); err != nil {
 		h.end()
 		return nil, err
@@ -167,9 +166,8 @@ const (
 	shareTime   = 3 * time.Second // of each load
 )
 
-// measureShare: how the processes of an app share the work. Both loads make a
-// connection a request, so that an answer tells who got it; the throughput is
-// that of clients of which half keep theirs.
+// measureShare: how much work the processes of an app do together, beside one that
+// is alone, and who of them gets a connection.
 func measureShare(l *lab) {
 	several := func(p peer) bool { return strings.HasSuffix(p.name, "-i 2") }
 	andOne := func(p peer) bool { return several(p) || p.name == "sh loop" }
@@ -195,8 +193,8 @@ func measureShare(l *lab) {
 	})
 }
 
-// spread measures how n processes share connections, all of them busy and mostly
-// idle.
+// spread measures how n processes share connections: where all of them are busy,
+// where they are mostly idle, and where clients keep theirs.
 func (l *lab) spread(p peer, n int, keep bool) error {
 	h, err := l.appHost(p, n)
 	if err != nil {
@@ -209,6 +207,7 @@ func (l *lab) spread(p peer, n int, keep bool) error {
 	}{
 		{"busy", load.Load{Fresh: 32, Requests: []load.Request{{Path: "/cpu"}}}},
 		{"idle", load.Load{Fresh: 2, Requests: []load.Request{{Path: "/"}}, Pause: 5 * time.Millisecond}},
+		{"kept", load.Load{Kept: 64, Requests: []load.Request{{Path: "/cpu"}}}},
 	} {
 		r, err := h.under(under.load)
 		if err != nil {
@@ -217,18 +216,40 @@ func (l *lab) spread(p peer, n int, keep bool) error {
 		if !keep {
 			continue
 		}
-		least, most := r.Answered, 0
-		for _, answered := range r.By {
-			least, most = min(least, answered), max(most, answered)
-		}
-		if len(r.By) < n {
-			least = 0
-		}
-		for what, answered := range map[string]int{"least": least, "most": most} {
-			l.keep(what+" of "+strconv.Itoa(n)+", "+under.name, p, 100*float64(answered)/float64(r.Answered))
+		for i, percent := range shares(r.Connections, n) {
+			l.keep(share(i, n, under.name), p, percent)
 		}
 	}
 	return nil
+}
+
+// shares gives what part of all connections each of n processes has got, in %, in
+// ascending order: who is not named has got none.
+func shares(connections map[string]int, n int) []float64 {
+	all := 0
+	for _, got := range connections {
+		all += got
+	}
+	list := make([]float64, max(0, n-len(connections)), n)
+	for _, got := range connections {
+		list = append(list, 100*float64(got)/float64(all))
+	}
+	slices.Sort(list)
+	return list
+}
+
+// share names the metric of the process that is i-th in that order.
+func share(i, n int, under string) string {
+	return fmt.Sprintf("share %d of %d, %s", i+1, n, under)
+}
+
+// sharedBy is the row of the shares of n processes.
+func sharedBy(n int, title, under string) row {
+	r := row{title: fmt.Sprintf("%s, each of %d processes, %%", title, n)}
+	for i := range n {
+		r.metrics = append(r.metrics, share(i, n, under))
+	}
+	return r
 }
 
 // under puts the app under load for a while, which no request may fail.

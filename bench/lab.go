@@ -140,7 +140,7 @@ func (l *lab) newSession(p peer, name string, args ...string) (*session, error) 
 		return nil, err
 	}
 	s := &session{lab: l, peer: p}
-	s.job = job{dir: dir, http: l.http}
+	s.job = job{dir: dir, http: l.http, port: l.port}
 	s.job.command = append([]string{l.program(name), s.reportPath()}, args...)
 	if err := syscall.Mkfifo(s.reportPath(), 0o600); err != nil {
 		s.end()

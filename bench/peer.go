@@ -24,7 +24,7 @@ type job struct {
 	name    string   // of the daemon
 
 	// Of an app that node is to run: the command is node and the app's file.
-	port      string // that it listens on
+	port      string // that it listens on, and its PORT
 	instances int    // 0: one, that shares nothing
 }
 
@@ -153,12 +153,16 @@ func findApps(peers []peer) []peer {
 			client: p.client, ahead: p.ahead, daemon: daemon, reload: reload,
 		}
 	}
+	loop := peer{name: "sh loop", program: "sh", daemon: looped, once: alone}
+	hold := as("evermore --hold", "evermore", evermoreApp, "reload")
+	hold.once = evermoreHeld
 	return []peer{
-		{name: "sh loop", program: "sh", daemon: looped},
+		loop,
 		as("forever", "forever", foreverApp, "restart"),
 		as("pm2", "pm2-runtime", pm2App, "reload"),
 		as("pm2 -i 2", "pm2-runtime", clustered(pm2App), "reload"),
-		as("evermore --hold", "evermore", evermoreApp, "reload"),
+		{name: "node:cluster -i 2", program: "node", daemon: clustered(nodeCluster)},
+		hold,
 		as("evermore -i 2", "evermore", clustered(evermoreApp), "reload"),
 	}
 }
@@ -169,6 +173,18 @@ func clustered(as how) how {
 		j.instances = cmp.Or(j.instances, 2)
 		return as(p, j)
 	}
+}
+
+// alone runs the file with node and nothing else.
+func alone(_ peer, j job) ([]string, error) { return append([]string{"node"}, j.command...), nil }
+
+func evermoreHeld(p peer, j job) ([]string, error) {
+	return append([]string{p.program, "--hold", j.port, "--", "node"}, j.command...), nil
+}
+
+func nodeCluster(_ peer, j job) ([]string, error) {
+	program := filepath.Join(filepath.Dir(j.command[1]), "cluster.js")
+	return []string{"sh", "-c", `"$@" & exit`, "sh", "node", program, j.command[1], strconv.Itoa(j.instances)}, nil
 }
 
 func looped(_ peer, j job) ([]string, error) {

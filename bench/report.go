@@ -19,11 +19,13 @@ const (
 	reaped
 	writes
 	returned
+	listens
 	failed // At is the exit code
 )
 
 var kinds = [...]string{
 	"", "its first instruction", "its end", "a signal", "the last orphan", "its first write", "the end of the command",
+	"its listening",
 }
 
 // A record is what a measured program reports; At and Since are nanoseconds of

@@ -84,10 +84,17 @@ var measurements = []measurement{
 	)},
 	{name: "share", apps: true, run: measureShare, rows: []row{
 		{"answers that take 1.4 ms of CPU, requests/s", []string{"throughput"}, []goal{{number: 1, of: "pm2 -i 2", atLeast: true}}},
-		{"connections of the least and the busiest of 2 processes, busy, %", []string{"least of 2, busy", "most of 2, busy"}, nil},
-		{"the same of 4", []string{"least of 4, busy", "most of 4, busy"}, nil},
-		{"of 2 processes that are mostly idle", []string{"least of 2, idle", "most of 2, idle"}, nil},
-		{"the same of 4", []string{"least of 4, idle", "most of 4, idle"}, nil},
+		sharedBy(2, "connections under full load", "busy"),
+		sharedBy(4, "connections under full load", "busy"),
+		sharedBy(2, "connections of few clients", "idle"),
+		sharedBy(4, "connections of few clients", "idle"),
+		sharedBy(2, "connections that are kept", "kept"),
+		sharedBy(4, "connections that are kept", "kept"),
+	}},
+	{name: "preload", apps: true, run: measurePreload, rows: []row{
+		{"`node -e 0` alone, and with the preload, ms", []string{"run"}, nil},
+		{"node's start to its server listening, ms", []string{"listening of node"}, nil},
+		{"the same from the exec of node alone, and of evermore, ms", []string{"listening"}, nil},
 	}},
 }
 

@@ -3,7 +3,6 @@
 // Public API of Node only, and what only some processes need is loaded when they
 // do. Whatever fails in here, the app listens as it would alone.
 'use strict';
-const diagnostics = require('node:diagnostics_channel');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
@@ -333,6 +332,7 @@ function start(taken) {
     // A process that has nothing left to do would be gone before the stop signal,
     // and the app's own handler with what it has to put in order.
     line.ref();
+    const diagnostics = require('node:diagnostics_channel');
     diagnostics.subscribe('http.server.request.start', quietly(({ server, response }) => {
       if (open.has(server)) response.setHeader('Connection', 'close');
     }));

@@ -66,9 +66,15 @@ type Result struct {
 	// By is how many of those that were have got this body: where processes answer
 	// with their pid, what each of them did.
 	By map[string]int
+	// Connections is how many connections had this body as their first answer.
+	Connections map[string]int
 	// Latencies are those of the answered requests, in ascending order.
 	Latencies []time.Duration
 	Took      time.Duration
+}
+
+func newResult() Result {
+	return Result{By: make(map[string]int), Connections: make(map[string]int)}
 }
 
 // Failed is the number of requests that were not answered.
@@ -120,7 +126,7 @@ func (l Load) Start() *Run {
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Run{began: time.Now(), stop: stop}
 	for i := range l.Kept + l.Fresh {
-		c := &client{load: l, kept: i < l.Kept, body: body, result: Result{By: make(map[string]int)}}
+		c := &client{load: l, kept: i < l.Kept, body: body, result: newResult()}
 		r.clients = append(r.clients, c)
 		r.running.Go(func() { c.run(ctx, i) })
 	}
@@ -145,7 +151,9 @@ func (r *Run) Disturb(every, until time.Duration, do func() error) (times int, e
 func (r *Run) End() *Result {
 	r.stop()
 	r.running.Wait()
-	all := &Result{By: make(map[string]int), Took: time.Since(r.began)}
+	result := newResult()
+	all := &result
+	all.Took = time.Since(r.began)
 	for _, c := range r.clients {
 		one := &c.result
 		all.Answered += one.Answered
@@ -157,6 +165,9 @@ func (r *Run) End() *Result {
 		all.Latencies = append(all.Latencies, one.Latencies...)
 		for by, n := range one.By {
 			all.By[by] += n
+		}
+		for by, n := range one.Connections {
+			all.Connections[by] += n
 		}
 	}
 	slices.Sort(all.Latencies)
@@ -172,6 +183,8 @@ type client struct {
 
 	conn *net.TCPConn // nil: none
 	from *bufio.Reader
+	// fresh says that the last connection has not brought an answer yet.
+	fresh bool
 }
 
 func (c *client) run(ctx context.Context, first int) {
@@ -197,7 +210,12 @@ func (c *client) count(request Request) {
 	switch {
 	case err == nil:
 		c.result.Answered++
-		c.result.By[strings.TrimSpace(body)]++
+		by := strings.TrimSpace(body)
+		c.result.By[by]++
+		if c.fresh {
+			c.result.Connections[by]++
+			c.fresh = false
+		}
 		if !request.Slow {
 			c.result.Latencies = append(c.result.Latencies, took)
 		}
@@ -243,6 +261,7 @@ func (c *client) ask(request Request) (string, error) {
 		}
 		c.conn = conn.(*net.TCPConn)
 		c.from = bufio.NewReader(conn)
+		c.fresh = true
 	}
 	if err := c.conn.SetDeadline(deadline); err != nil {
 		return "", err

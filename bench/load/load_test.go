@@ -58,7 +58,7 @@ const answer = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole"
 func newClient(address string, kept bool) *client {
 	return &client{
 		load: Load{Address: address, Timeout: patience},
-		kept: kept, body: make([]byte, 1<<20), result: Result{By: make(map[string]int)},
+		kept: kept, body: make([]byte, 1<<20), result: newResult(),
 	}
 }
 
@@ -311,6 +311,9 @@ func TestRun(t *testing.T) {
 	// Two clients have one each, the other two one a request.
 	if n := connections.Load(); n < 2+int64(r.Answered)/10 || n >= int64(r.Answered) {
 		t.Errorf("%d connections for %d requests", n, r.Answered)
+	}
+	if n := int64(r.Connections["GET"] + r.Connections["POST"]); n != connections.Load() {
+		t.Errorf("%d connections, %d arrived", n, connections.Load())
 	}
 }
 

@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 // The kinds of a record; report.go has the same.
-enum { BEGAN = 1, ENDS, HANDLED, REAPED, WRITES, RETURNED, FAILED };
+enum { BEGAN = 1, ENDS, HANDLED, REAPED, WRITES, RETURNED, LISTENS, FAILED };
 
 // One record: times are nanoseconds of CLOCK_MONOTONIC, which all processes of
 // a machine share. It is shorter than PIPE_BUF, so that writers never mix.
