@@ -163,7 +163,6 @@ type holding struct {
 	listening map[node.From]map[node.Address]int // what each thread listens on, and how often
 	unheld    map[node.From]map[node.Address]int
 	used      []node.Address // held, and listened on by who was ready last
-	shutting  map[int]bool   // those that were sent pm2's message
 	vacant    *time.Timer    // runs while nobody listens on what is held
 	refusing  bool           // nobody has listened for so long that it is told
 	ending    bool           // nothing is started any more
@@ -182,7 +181,7 @@ func (r *running) openLink(o *pid1.Options) error {
 		running: r, done: make(chan struct{}), auto: r.held.auto || r.isGiven("instances") && len(r.held.addresses) == 0,
 		sockets:   node.NewSockets(o.Command.User),
 		listening: map[node.From]map[node.Address]int{}, unheld: map[node.From]map[node.Address]int{},
-		shutting: map[int]bool{}, warned: map[string]bool{},
+		warned: map[string]bool{},
 	}
 	for _, a := range r.held.addresses {
 		err := h.sockets.Add(a)
@@ -475,11 +474,7 @@ func (h *holding) tell(t pid1.Told) { h.pool.Load().Tell(t) }
 // drained: a process has ended what it had begun. One that knows pm2's message is
 // told by it to end.
 func (h *holding) drained(main int) {
-	h.mu.Lock()
-	shut := h.running.pm2Messages && !h.shutting[main]
-	h.shutting[main] = shut
-	h.mu.Unlock()
-	if shut && h.link.Shutdown(main) {
+	if h.running.pm2Messages && h.link.Shutdown(main) {
 		return
 	}
 	h.tell(pid1.Told{PID: main, What: pid1.Finished})
@@ -582,7 +577,6 @@ func (h *holding) gone(e node.Gone) {
 	delete(h.unheld, e.From)
 	ended := e.Why == "" && e.PID == e.Main && e.Thread == 0
 	if ended {
-		delete(h.shutting, e.Main)
 		h.watchVacancy()
 	}
 	h.mu.Unlock()

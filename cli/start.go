@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/joho/godotenv"
 	"golang.org/x/sys/unix"
@@ -87,6 +88,10 @@ func (s *settings) options() (pid1.Options, error) {
 	return o, o.Validate()
 }
 
+// leastHang is how long an event loop may be busy at the least, with a large
+// collection of garbage, say.
+const leastHang = 500 * time.Millisecond
+
 // agree settles what options mean together.
 func (s *settings) agree() error {
 	if !s.isGiven("ready") {
@@ -102,6 +107,10 @@ func (s *settings) agree() error {
 		return s.about("ready", errors.New("message needs --pm2-messages: else the app has no process.send()"))
 	case s.app.HangStack && s.app.HangTimeout == 0:
 		return s.about("hang-stack", errors.New("it needs --hang-timeout: else nothing is taken to hang"))
+	case s.app.HangTimeout > 0 && s.app.HangTimeout < leastHang:
+		return s.about("hang-timeout", fmt.Errorf("event loops that do not hang can be busy for %s: use %s or more", s.app.HangTimeout, leastHang))
+	case s.readyTimeout == 0:
+		return s.about("ready-timeout", errors.New("no process is ready in 0 s"))
 	case s.npm != "" && s.isGiven("command"):
 		return s.about("npm", errors.New("the script says what runs it: leave out -c"))
 	}
