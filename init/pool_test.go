@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -682,4 +684,106 @@ func TestReloadSignal(t *testing.T) {
 		tr.told("SIGUSR2 to 101")
 		tr.stopAll()
 	})
+}
+
+// Whatever happens in whatever order: everybody who asks is answered, each worker has
+// one process in the end, nothing else lives, and a stop ends it all.
+func TestPoolInAnyOrder(t *testing.T) {
+	for seed := range uint64(200) {
+		o := several(1 + int(seed%3))
+		o.Policy = Policy{When: Always, MinUptime: s, SpinSleepTime: 100 * ms}
+		o.ReloadSignal = syscall.SIGHUP
+		if seed%4 == 3 {
+			o.Overlap = nil
+		}
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			perform(t, o, func(tr *troupe) { tr.disorder(rand.New(rand.NewPCG(seed, 0))) })
+		})
+	}
+}
+
+func (tr *troupe) disorder(r *rand.Rand) {
+	tr.drains = r.IntN(2) == 0
+	var answers []chan error
+	ask := func(request func(context.Context) error) { answers = append(answers, tr.ask(request)) }
+	one := func() int {
+		pids := tr.pids()
+		if len(pids) == 0 {
+			return 0
+		}
+		return pids[r.IntN(len(pids))]
+	}
+	for range 60 {
+		switch pid := one(); r.IntN(11) {
+		case 0, 1:
+			if pid != 0 {
+				tr.die(pid, []int{0, 1, 137, 143}[r.IntN(4)])
+			}
+		case 2, 3, 4:
+			tr.listens(pid)
+		case 5:
+			tr.pool.Tell(Told{PID: pid, What: []Telling{NotListening, Finished, SaidReady}[r.IntN(3)], Text: "it does not"})
+		case 6:
+			ask(func(ctx context.Context) error { return tr.pool.Reload(ctx, "it was asked to") })
+		case 7:
+			ask(func(ctx context.Context) error { return tr.pool.Restart(ctx, ReasonRequest, "") })
+		case 8:
+			n := 1 + r.IntN(4)
+			ask(func(ctx context.Context) error { return tr.pool.Scale(ctx, n) })
+		case 9:
+			if tr.signal(syscall.SIGHUP); r.IntN(3) == 0 {
+				tr.mu.Lock()
+				tr.failures = append(tr.failures, &reaper.StartError{Name: "node", What: "start a process for", Err: syscall.EAGAIN})
+				tr.mu.Unlock()
+			}
+		default:
+			tr.after(time.Duration(r.IntN(4000)) * ms)
+		}
+	}
+	for range 120 { // all is well from now on
+		for _, pid := range tr.pids() {
+			if tr.toldToEnd(pid) {
+				tr.die(pid, 143)
+			} else {
+				tr.listens(pid)
+			}
+		}
+		tr.after(s)
+	}
+	for _, answer := range answers {
+		select {
+		case <-answer:
+		default:
+			tr.t.Error("somebody was not answered")
+		}
+	}
+	var pids []int
+	for _, snap := range tr.pool.Snapshots() {
+		if pids = append(pids, snap.PID); !snap.Ready {
+			tr.t.Errorf("worker %d is %s and not ready: %s", snap.Worker, snap.State, snap.NotReady)
+		}
+	}
+	slices.Sort(pids)
+	if living := tr.pids(); !slices.Equal(pids, living) {
+		tr.t.Errorf("the workers have %v, and %v live", pids, living)
+	}
+	tr.signal(syscall.SIGTERM)
+	tr.after(10 * s)
+	for _, pid := range tr.pids() {
+		tr.die(pid, 137)
+	}
+}
+
+// pids are those of the living.
+func (tr *troupe) pids() []int {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return slices.Sorted(maps.Keys(tr.living))
+}
+
+// toldToEnd says whether a process was sent what ends it.
+func (tr *troupe) toldToEnd(pid int) bool {
+	tr.mu.Lock()
+	defer tr.mu.Unlock()
+	return slices.Contains(tr.log, fmt.Sprintf("SIGTERM to %d", pid)) || slices.Contains(tr.log, fmt.Sprintf("SIGKILL to %d", pid))
 }
