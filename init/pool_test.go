@@ -752,7 +752,10 @@ func (tr *troupe) disorder(r *rand.Rand) {
 	}
 	for _, answer := range answers {
 		select {
-		case <-answer:
+		case err := <-answer:
+			if errors.Is(err, ErrEnding) {
+				tr.t.Errorf("somebody was told that %v", err)
+			}
 		default:
 			tr.t.Error("somebody was not answered")
 		}
