@@ -207,7 +207,7 @@ func (l *lab) spread(p peer, n int, keep bool) error {
 	}{
 		{"busy", load.Load{Fresh: 32, Requests: []load.Request{{Path: "/cpu"}}}},
 		{"idle", load.Load{Fresh: 2, Requests: []load.Request{{Path: "/"}}, Pause: 5 * time.Millisecond}},
-		{"kept", load.Load{Kept: 64, Requests: []load.Request{{Path: "/cpu"}}}},
+		{"kept", load.Load{Kept: 64, Requests: []load.Request{{Path: "/"}}, Pause: 50 * time.Millisecond}},
 	} {
 		r, err := h.under(under.load)
 		if err != nil {
