@@ -106,6 +106,7 @@ func TestApps(t *testing.T) {
 https.createServer({ key: fs.readFileSync('key.pem'), cert: fs.readFileSync('cert.pem') }, (q, r) => r.end('app')).listen({ port: process.env.PORT })`
 	apps := []struct{ name, file, text, scheme string }{
 		{"http", "app.js", app, "http"},
+		{"ipv4", "app.js", `require('http').createServer((q, r) => r.end('app')).listen(process.env.PORT, '0.0.0.0')`, "http"},
 		{"esm", "app.mjs", `import { createServer } from 'http'; await 0; createServer((q, r) => r.end('app')).listen(process.env.PORT)`, "http"},
 		{"net", "app.js", `require('net').createServer(c => c.once('data', () => c.end('HTTP/1.0 200 OK\r\n\r\napp'))).listen(process.env.PORT)`, "http"},
 		{"https", "app.mjs", https, "https"},

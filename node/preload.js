@@ -117,7 +117,7 @@ function start(taken) {
     want.path === undefined
       ? want.host === ''
         ? h.any || h.host === '::'
-        : canonical(want.host) === canonical(h.host)
+        : (want.host === '0.0.0.0' && h.any) || canonical(want.host) === canonical(h.host)
       : want.path === h.path;
   // Whether the kernel would refuse the one while there is the other.
   function collide(want, h) {
