@@ -365,23 +365,10 @@ func (r *running) reload(ctx context.Context, text string) error {
 		h.regaining = h.regaining || adopted
 		h.mu.Unlock()
 		if adopted {
-			err := r.app.Restart(ctx, pid1.ReasonReload, text)
-			if errors.Is(err, syscall.EADDRINUSE) && h.regained() {
-				// Who ended before the others could not be started while they had its
-				// port. They have ended, and it is started when its pause is over.
-				return nil
-			}
-			return err
+			return h.restart(ctx, pid1.ReasonReload, text)
 		}
 	}
 	return r.app.Reload(ctx, text)
-}
-
-// regained tells whether the ports of processes that were adopted are held again.
-func (h *holding) regained() bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return !h.adopted
 }
 
 // listen hears what the app's processes tell, until the link is closed.
@@ -522,21 +509,29 @@ func (h *holding) learn(e node.Listening) bool {
 
 // share starts the app anew on the port that it has shown, and the others with it.
 func (h *holding) share() {
-	if h.restart("the port that it listens on is shared from now on") {
+	if h.renew("the port that it listens on is shared from now on") {
 		h.grow()
 	}
 }
 
 // regain has all processes that were adopted end, so that their ports can be held
-// again.
-func (h *holding) regain() { h.restart("its ports are to be held again") }
+// again. Then the others follow the first.
+func (h *holding) regain() { h.renew("its ports are to be held again") }
 
-func (h *holding) restart(why string) bool {
-	err := h.running.app.Restart(context.Background(), pid1.ReasonRequest, why)
+func (h *holding) renew(why string) bool {
+	err := h.restart(context.Background(), pid1.ReasonRequest, why)
 	if err != nil && !errors.Is(err, pid1.ErrEnding) {
 		h.running.warn(fmt.Errorf("cannot start the app anew: %w", err))
 	}
 	return err == nil
+}
+
+// restart ends all processes, and starts the first one when no other has its ports.
+func (h *holding) restart(ctx context.Context, reason pid1.Reason, why string) error {
+	if err := h.pool.Load().Alone(ctx); err != nil {
+		return err
+	}
+	return h.running.app.Restart(ctx, reason, why)
 }
 
 // grow starts the processes that have waited for ports to share.

@@ -638,6 +638,25 @@ func TestScale(t *testing.T) {
 	})
 }
 
+func TestAlone(t *testing.T) {
+	perform(t, several(3), func(tr *troupe) {
+		tr.listens(101, 102, 103)
+		answer := tr.ask(tr.pool.Alone)
+		tr.die(103, 143)
+		select {
+		case err := <-answer:
+			t.Errorf("102 lives, and it is said: %v", err)
+		default:
+		}
+		tr.die(102, 143)
+		tr.answered(answer, "")
+		if list := tr.pool.Snapshots(); len(list) != 1 || list[0].PID != 101 {
+			t.Errorf("there are %+v", list)
+		}
+		tr.stopAll()
+	})
+}
+
 func TestPoolBefore(t *testing.T) {
 	o := several(2)
 	o.Before = []string{"migrate"}

@@ -46,7 +46,13 @@ type reload struct {
 // scaleRequest asks for a number of processes.
 type scaleRequest struct {
 	n    int
-	done chan error
+	done chan scaled
+}
+
+// scaled are the workers that there are no more, or why nothing was done.
+type scaled struct {
+	ending []*worker
+	err    error
 }
 
 // promotion is what a process takes over from the one whose place it takes.
@@ -81,28 +87,46 @@ func (l *Pool) Reload(ctx context.Context, text string) error {
 // Scale makes n the number of processes: more are started, or those with the
 // highest numbers are ended in order. It does not wait for either.
 func (l *Pool) Scale(ctx context.Context, n int) error {
-	r := scaleRequest{n, make(chan error, 1)}
+	return l.scale(ctx, n).err
+}
+
+// Alone makes the first process the only one, and returns when the others have
+// ended.
+func (l *Pool) Alone(ctx context.Context) error {
+	s := l.scale(ctx, 1)
+	for _, w := range s.ending {
+		select {
+		case <-w.app.over:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.err
+}
+
+func (l *Pool) scale(ctx context.Context, n int) scaled {
+	r := scaleRequest{n, make(chan scaled, 1)}
 	select {
 	case l.scales <- r:
+		return <-r.done
 	case <-l.over:
-		return ErrEnding
+		return scaled{err: ErrEnding}
 	case <-ctx.Done():
-		return ctx.Err()
+		return scaled{err: ctx.Err()}
 	}
-	return <-r.done
 }
 
 // scaleRequested: somebody wants another number of processes.
-func (l *Pool) scaleRequested(n int) error {
+func (l *Pool) scaleRequested(n int) (s scaled) {
 	switch {
 	case l.ending:
-		return ErrEnding
+		return scaled{err: ErrEnding}
 	case n < 1:
-		return errors.New("there has to be one process at least: stop ends all")
+		return scaled{err: errors.New("there has to be one process at least: stop ends all")}
 	case l.reload != nil:
-		return errors.New("a reload is under way: scale when it is over")
+		return scaled{err: errors.New("a reload is under way: scale when it is over")}
 	case len(l.later) > 0:
-		return errors.New("the command of --before runs: scale when the app is started")
+		return scaled{err: errors.New("the command of --before runs: scale when the app is started")}
 	}
 	workers := l.serving()
 	if n != len(workers) {
@@ -114,9 +138,10 @@ func (l *Pool) scaleRequested(n int) error {
 		}
 	}
 	for i := len(workers) - 1; i >= n; i-- {
+		s.ending = append(s.ending, workers[i])
 		l.replace(workers[i], nil, ReasonRequest)
 	}
-	return nil
+	return s
 }
 
 // replace puts a worker in the place of another one, or nothing, and ends that one.
