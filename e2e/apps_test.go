@@ -194,7 +194,7 @@ func (a *npmApp) killed() *load.Result {
 	a.t.Helper()
 	before := a.pids()
 	got := a.under(func() {
-		a.host.kill(before[0], syscall.SIGKILL)
+		a.kill(before[0], syscall.SIGKILL)
 		a.renewed(before[:1], len(before))
 	})
 	a.t.Logf("killed: %v", got)
