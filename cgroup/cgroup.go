@@ -8,6 +8,7 @@
 package cgroup
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -201,6 +202,18 @@ func (g *Group) KillsWhole() bool {
 	return false
 }
 
+// CPULimit is how many processors the group may use, of which the last may be a
+// part of one: the least limit of it and of all groups above it that can be seen.
+// ok is false where there is none.
+func (g *Group) CPULimit() (processors float64, ok bool) {
+	for d := range g.cpu.upwards {
+		if n, limited := d.processors(); limited && (!ok || n < processors) {
+			processors, ok = n, true
+		}
+	}
+	return processors, ok
+}
+
 // Throttling is how often the group used up its share of the processors, each
 // count since the group was made.
 type Throttling struct {
@@ -243,6 +256,23 @@ func (d dir) upwards(yield func(dir) bool) {
 	for d.path != "" && yield(d) && d.path != d.top {
 		d.path = path.Dir(d.path)
 	}
+}
+
+// processors is the group's own share: the time that it may use in each period.
+func (d dir) processors() (n float64, limited bool) {
+	var quota, period uint64
+	if d.v1 {
+		quota, limited = d.number("cpu.cfs_quota_us") // -1: no limit
+		period, _ = d.number("cpu.cfs_period_us")
+	} else {
+		text, _ := d.read("cpu.max") // "max 100000": no limit
+		read, _ := fmt.Sscan(text, &quota, &period)
+		limited = read == 2
+	}
+	if !limited || period == 0 {
+		return 0, false
+	}
+	return float64(quota) / float64(period), true
 }
 
 // number reads a file that holds one number.

@@ -1,6 +1,7 @@
 package cgroup
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -154,13 +155,41 @@ func TestThrottling(t *testing.T) {
 	}
 }
 
+func TestCPULimit(t *testing.T) {
+	v2 := map[string]string{"proc/self/cgroup": "0::/pod/app\n", "proc/self/mountinfo": v2Mount, "sys/fs/cgroup/pod/app/cpu.stat": ""}
+	v1 := map[string]string{"proc/self/cgroup": "5:cpu,cpuacct:/app\n", "proc/self/mountinfo": v1CPUMount, "sys/fs/cgroup/cpu,cpuacct/app/cpu.stat": ""}
+	for name, c := range map[string]struct {
+		group map[string]string
+		files map[string]string
+		want  float64 // 0: none
+	}{
+		"v2":               {v2, map[string]string{"pod/app/cpu.max": "150000 100000\n"}, 1.5},
+		"v2, none":         {v2, map[string]string{"pod/app/cpu.max": "max 100000\n"}, 0},
+		"v2, of the pod":   {v2, map[string]string{"pod/app/cpu.max": "400000 100000\n", "pod/cpu.max": "50000 100000\n"}, 0.5},
+		"v2, not enabled":  {v2, nil, 0},
+		"v2, cut off":      {v2, map[string]string{"pod/app/cpu.max": "150000"}, 0},
+		"v1":               {v1, map[string]string{"cpu,cpuacct/app/cpu.cfs_quota_us": "50000\n", "cpu,cpuacct/app/cpu.cfs_period_us": "100000\n"}, 0.5},
+		"v1, none":         {v1, map[string]string{"cpu,cpuacct/app/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/app/cpu.cfs_period_us": "100000\n"}, 0},
+		"v1, not compiled": {v1, nil, 0},
+	} {
+		files := maps.Clone(c.group)
+		for file, text := range c.files {
+			files["sys/fs/cgroup/"+file] = text
+		}
+		if got, ok := Own(tree(t, files)).CPULimit(); got != c.want || ok != (c.want > 0) {
+			t.Errorf("%s: %v, %v, want %v", name, got, ok, c.want)
+		}
+	}
+}
+
 func TestNothing(t *testing.T) {
 	g := Own(t.TempDir())
 	_, limit := g.MemoryLimit()
 	_, used := g.MemoryUsed()
 	_, kills := g.OOMKills()
 	_, throttling := g.Throttling()
-	if limit || used || kills || throttling || g.KillsWhole() {
+	_, processors := g.CPULimit()
+	if limit || used || kills || throttling || processors || g.KillsWhole() {
 		t.Error("something is known where there is nothing")
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"evermore/cgroup"
 	"evermore/control"
 	pid1 "evermore/init"
 	"evermore/metrics"
@@ -77,16 +79,27 @@ func (s *settings) addHeld(list string) error {
 }
 
 // parseInstances reads a number of processes; "max", and pm2's 0: as many as there
-// are processors for them, by the limit of the control group, too.
+// are processors for them.
 func parseInstances(text string) (int, error) {
 	if text == "max" || text == "0" {
-		return min(runtime.GOMAXPROCS(0), control.MaxInstances), nil
+		limit, limited := cgroup.Own("/").CPULimit()
+		return mostInstances(runtime.NumCPU(), limit, limited), nil
 	}
 	n, err := strconv.ParseUint(text, 10, 31)
 	if err != nil || n > control.MaxInstances {
 		return 0, fmt.Errorf("cannot read %q as a number of processes: use 1 to %d, or max", text, control.MaxInstances)
 	}
 	return int(n), nil
+}
+
+// mostInstances is a process for each processor, and none for which the control
+// group's limit leaves less than a part of one. Under a limit Go's own GOMAXPROCS
+// would be 2 at the least.
+func mostInstances(processors int, limit float64, limited bool) int {
+	if limited {
+		processors = min(processors, max(int(math.Ceil(limit)), 1))
+	}
+	return min(processors, control.MaxInstances)
 }
 
 // pool makes the pool of the app's processes, of options that are complete.

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"evermore/appfile"
+	"evermore/control"
 	pid1 "evermore/init"
 	"evermore/node"
 	"evermore/signals"
@@ -568,6 +569,26 @@ func TestNearest(t *testing.T) {
 	} {
 		if got := nearestOption(name, table); got != want {
 			t.Errorf("%q: got %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestMostInstances(t *testing.T) {
+	for _, c := range []struct {
+		processors int
+		limit      float64
+		limited    bool
+		want       int
+	}{
+		{8, 0, false, 8},
+		{8, 2, true, 2},
+		{8, 1.5, true, 2},
+		{8, 0.1, true, 1},
+		{2, 4, true, 2},
+		{4096, 0, false, control.MaxInstances},
+	} {
+		if got := mostInstances(c.processors, c.limit, c.limited); got != c.want {
+			t.Errorf("%+v: got %d", c, got)
 		}
 	}
 }
