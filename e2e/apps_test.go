@@ -188,14 +188,14 @@ func (a *npmApp) under(do func()) *load.Result {
 	return run.End()
 }
 
-// killed kills the processes of the app in the midst of a load: what they were
-// answering is cut, one request of a client at most.
-func (a *npmApp) killed() *load.Result {
+// killed kills a process of the app in the midst of a load: what it was answering is
+// cut, one request of a client at most.
+func (a *npmApp) killed(pid int) *load.Result {
 	a.t.Helper()
-	before := a.pids()
+	n := len(a.pids())
 	got := a.under(func() {
-		a.kill(before[0], syscall.SIGKILL)
-		a.renewed(before[:1], len(before))
+		a.kill(pid, syscall.SIGKILL)
+		a.renewed([]int{pid}, n)
 	})
 	a.t.Logf("killed: %v", got)
 	if got.Failed() > got.Cut || got.Cut > 4 || len(got.By) < 2 {
@@ -278,18 +278,20 @@ func TestNpmApps(t *testing.T) {
 				}
 			}
 			a.begin(slices.Concat(options, c.argv)...)
-			first := a.answers()
+			a.answers()
 			a.await("app", "is ready", func(r row) bool {
 				return r.Workers[0].Ready && (c.options[0] != "-i" || len(r.Workers) == 2 && r.Workers[1].Ready)
 			})
-			stay := func(...int) {}
+			// Without a client any process will do.
+			stay := func(...int) int { return a.pids()[0] }
 			leave := func() {}
 			if c.client != "" {
 				stay, leave = a.connect(c.client)
-				stay()
 			}
-			answered := a.killed().Answered
-			stay(first)
+			victim := stay()
+			answered := a.killed(victim).Answered
+			stay(victim)
+			before := a.pids()
 			mayCut := 0
 			if strings.Contains(c.name, "cluster") {
 				// Node's primary accepts for workers that are about to close, one by
@@ -297,7 +299,7 @@ func TestNpmApps(t *testing.T) {
 				mayCut = 4
 			}
 			answered += a.reloaded(mayCut).Answered
-			stay(first)
+			stay(before...)
 			leave()
 			a.ended()
 			if c.logs != "" {
@@ -314,8 +316,9 @@ func TestNpmApps(t *testing.T) {
 }
 
 // connect has a client stay connected. stay waits until it is so to a process that
-// is none of these, and leave ends it: it must never have failed to get a connection.
-func (a *npmApp) connect(client string) (stay func(others ...int), leave func()) {
+// is none of these, which it gives, and leave ends it: it must never have failed to
+// get a connection.
+func (a *npmApp) connect(client string) (stay func(others ...int) int, leave func()) {
 	a.t.Helper()
 	script, transports, _ := strings.Cut(client, " ")
 	env := append(slices.Clip(a.env), "PORT="+strconv.Itoa(a.port), "TRANSPORTS="+transports)
@@ -338,18 +341,20 @@ func (a *npmApp) connect(client string) (stay func(others ...int), leave func())
 			a.t.Error(err)
 		}
 	}
-	stay = func(others ...int) {
+	stay = func(others ...int) (pid int) {
 		a.t.Helper()
 		if !poll(func() bool {
 			m := last.FindStringSubmatch(said())
 			if m == nil {
 				return false
 			}
-			pid, err := strconv.Atoi(m[1])
+			var err error
+			pid, err = strconv.Atoi(m[1])
 			return err == nil && !slices.Contains(others, pid)
 		}) {
 			a.t.Fatalf("the client is not connected to a process other than %v; it says:\n%s", others, said())
 		}
+		return pid
 	}
 	return stay, leave
 }
@@ -494,7 +499,7 @@ func TestWrappers(t *testing.T) {
 			a.begin(c.args...)
 			a.answers()
 			if c.held {
-				a.killed()
+				a.killed(a.pids()[0])
 				a.reloaded(0)
 				a.ended()
 				return
