@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -26,11 +30,13 @@ var acts = []struct {
 	{"replaced", (*appHost).replace},
 }
 
-// underLoad are the rows of an act, with the goals for what may fail.
-func underLoad(title, act string, goals ...goal) []row {
+// underLoad are the rows of an act, with the goals for what may fail, and for what
+// autocannon may count.
+func underLoad(title, act string, counted []goal, goals ...goal) []row {
 	return []row{
 		{title + ": requests refused / timed out / cut", []string{act + " refused", act + " timed out", act + " cut"}, goals},
 		{"times done / requests answered", []string{act + " times", act + " answered"}, nil},
+		{"the same by autocannon in 10 s: errors / timeouts", []string{act + " errors", act + " timeouts"}, counted},
 		{"answer p50 / p99 / longest, ms", []string{act + " p50", act + " p99", act + " longest"}, nil},
 	}
 }
@@ -46,6 +52,9 @@ func measureHold(l *lab) {
 			if err := l.underLoad(p, act.name, act.do); err != nil {
 				l.fail("hold, "+act.name, p, err)
 			}
+			if err := l.underAutocannon(p, act.name, act.do); err != nil {
+				l.fail("autocannon, "+act.name, p, err)
+			}
 		}
 	}
 }
@@ -60,7 +69,7 @@ func (l *lab) underLoad(p peer, act string, do func(*appHost) error) error {
 		Address: h.address(), Kept: 4, Fresh: 4, Requests: load.Mixed(),
 		Pause: 5 * time.Millisecond, Timeout: 5 * time.Second,
 	}.Start()
-	times, err := run.Disturb(actEvery, l.underway, func() error { return do(h) })
+	times, err := load.Disturb(actEvery, l.underway, func() error { return do(h) })
 	r := run.End()
 	if err != nil {
 		return err
@@ -75,6 +84,39 @@ func (l *lab) underLoad(p peer, act string, do func(*appHost) error) error {
 	if r.Rejected > 0 {
 		return fmt.Errorf("%d requests were answered with another status than 200, the first: %w", r.Rejected, r.Failures[0])
 	}
+	return nil
+}
+
+// autocannonTime is how long autocannon loads an app, which it does without a pause.
+const autocannonTime = 10 * time.Second
+
+// underAutocannon: what a client that counts by itself says of the same.
+func (l *lab) underAutocannon(p peer, act string, do func(*appHost) error) error {
+	h, err := l.appHost(p, 0)
+	if err != nil {
+		return err
+	}
+	defer h.end()
+	client := exec.Command("node", filepath.Join(l.npm, "autocannon/autocannon.js"), "--json", "--connections", "8",
+		"--duration", strconv.Itoa(int(autocannonTime.Seconds())), "--timeout", "5", "http://"+h.address())
+	var said, failure bytes.Buffer
+	client.Stdout, client.Stderr = &said, &failure
+	if err := client.Start(); err != nil {
+		return err
+	}
+	_, err = load.Disturb(actEvery, autocannonTime, func() error { return do(h) })
+	if end := client.Wait(); end != nil {
+		return fmt.Errorf("%w: %s", end, bytes.TrimSpace(failure.Bytes()))
+	}
+	if err != nil {
+		return err
+	}
+	var counts struct{ Errors, Timeouts float64 }
+	if err := json.Unmarshal(said.Bytes(), &counts); err != nil {
+		return err
+	}
+	l.keep(act+" errors", p, counts.Errors)
+	l.keep(act+" timeouts", p, counts.Timeouts)
 	return nil
 }
 

@@ -24,6 +24,7 @@ type lab struct {
 	programs string // the folder of the compiled programs
 	http     string // an address for a supervisor that serves HTTP
 	port     string // that apps listen on
+	npm      string // the folder of what npm has installed
 	peers    []peer
 	apps     []peer        // what keeps a server up
 	underway time.Duration // how long each of them is under load
@@ -40,6 +41,7 @@ func newLab(evermore, npm string) (*lab, error) {
 	}
 	l := &lab{
 		dir:      dir,
+		npm:      npm,
 		programs: filepath.Join(dir, "programs"),
 		samples:  make(map[string]map[string]series),
 	}

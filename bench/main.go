@@ -23,7 +23,7 @@ import (
 
 func main() {
 	evermore := flag.String("evermore", "bin/evermore", "the `binary` to measure")
-	peers := flag.String("peers", "bench/.peers/node_modules", "the `folder` that npm installed forever and pm2 into")
+	peers := flag.String("peers", "bench/.peers/node_modules", "the `folder` that npm installed forever, pm2 and autocannon into")
 	out := flag.String("o", "", "a `file` to write the results to as well")
 	underway := flag.Duration("load", time.Minute, "how `long` what keeps a server up is under load")
 	only := flag.String("only", "", "measure only `some` of "+names())

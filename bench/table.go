@@ -79,8 +79,8 @@ var measurements = []measurement{
 		{"stripped binary, MB", []string{"size"}, []goal{{number: 11}}},
 	}},
 	{name: "hold", apps: true, run: measureHold, rows: slices.Concat(
-		underLoad("node killed every 2 s", "killed", goal{number: 0}, goal{number: 0}),
-		underLoad("replaced every 2 s", "replaced", goal{number: 0}, goal{number: 0}, goal{number: 0}),
+		underLoad("node killed every 2 s", "killed", nil, goal{number: 0}, goal{number: 0}),
+		underLoad("replaced every 2 s", "replaced", []goal{{number: 0}, {number: 0}}, goal{number: 0}, goal{number: 0}, goal{number: 0}),
 	)},
 	{name: "share", apps: true, run: measureShare, rows: []row{
 		{"answers that take 1.4 ms of CPU, requests/s", []string{"throughput"}, []goal{{number: 1, of: "pm2 -i 2", atLeast: true}}},

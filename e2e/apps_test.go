@@ -184,7 +184,7 @@ func (a *npmApp) under(do func()) *load.Result {
 		Pause: 5 * time.Millisecond, Timeout: patience,
 	}.Start()
 	a.t.Cleanup(func() { run.End() })
-	_, _ = run.Disturb(time.Second, time.Second, func() error { do(); return nil })
+	_, _ = load.Disturb(time.Second, time.Second, func() error { do(); return nil })
 	return run.End()
 }
 

@@ -1,6 +1,8 @@
 package e2e
 
 import (
+	"bytes"
+	"encoding/json"
 	"os"
 	"slices"
 	"strconv"
@@ -82,7 +84,7 @@ func TestNoRequestIsRefused(t *testing.T) {
 				}
 				run := under.Start()
 				t.Cleanup(func() { run.End() })
-				times, _ := run.Disturb(2*time.Second, duration, func() error { act.do(); return nil })
+				times, _ := load.Disturb(2*time.Second, duration, func() error { act.do(); return nil })
 				got := run.End()
 				t.Logf("%s %d times, %d processes: %v", act.name, times, len(got.By), got)
 
@@ -99,6 +101,66 @@ func TestNoRequestIsRefused(t *testing.T) {
 			}
 			h.ok("evermore", "stop", "app")
 			h.isEmpty()
+		})
+	}
+}
+
+// A client that counts by itself finds the same: autocannon, of npm. What it has asked
+// of a process that is killed is an error of its own, or goes by unnoticed.
+func TestAutocannon(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		options []string
+		client  []string
+	}{
+		{"one process, connections kept", []string{"--hold", "PORT"}, nil},
+		// It counts no answer that is the last of its connection.
+		{"two processes, two requests a connection", []string{"-i", "2"}, []string{"--reconnectRate", "2"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			a := newAppHost(t)
+			a.begin(append(c.options, "express.js")...)
+			a.answers()
+			for _, act := range []struct {
+				name string
+				do   func()
+			}{
+				{"killed", func() { a.kill(a.answers(), syscall.SIGKILL) }},
+				{"replaced", func() { a.ok("evermore", "reload", "app") }},
+			} {
+				const clients, duration = 6, 10 * time.Second
+				argv := slices.Concat([]string{
+					"node", "node_modules/autocannon/autocannon.js", "--json",
+					"--connections", strconv.Itoa(clients), "--duration", strconv.Itoa(int(duration.Seconds())), "--timeout", strconv.Itoa(int(patience.Seconds())),
+				}, c.client, []string{"http://127.0.0.1:" + strconv.Itoa(a.port) + "/"})
+				client := a.command(argv...)
+				var said bytes.Buffer
+				client.Stdout = &said
+				if err := client.Start(); err != nil {
+					t.Fatal(err)
+				}
+				times, _ := load.Disturb(2*time.Second, duration, func() error { act.do(); return nil })
+				if err := client.Wait(); err != nil {
+					t.Fatalf("autocannon: %v: %s", err, &said)
+				}
+				var counts struct {
+					Errors, Timeouts, Non2xx int
+					Answers                  int `json:"2xx"`
+				}
+				if err := json.Unmarshal(said.Bytes(), &counts); err != nil {
+					t.Fatalf("autocannon: %v: %s", err, &said)
+				}
+				t.Logf("%s %d times: %+v", act.name, times, counts)
+				mayFail := 0
+				if act.name == "killed" {
+					mayFail = times * clients
+				}
+				if counts.Errors > mayFail || counts.Timeouts > 0 || counts.Non2xx > 0 || counts.Answers == 0 || times < 2 {
+					t.Errorf("%s %d times: %+v", act.name, times, counts)
+				}
+			}
+			a.ended()
 		})
 	}
 }

@@ -133,16 +133,17 @@ func (l Load) Start() *Run {
 	return r
 }
 
-// Disturb does something every so often until the run has lasted for some time, or
-// it fails, and gives how often it was done. What takes longer is done again at once.
-func (r *Run) Disturb(every, until time.Duration, do func() error) (times int, err error) {
-	for at := every / 2; at < until && err == nil; at = max(at+every, time.Since(r.began)) {
-		time.Sleep(time.Until(r.began.Add(at)))
+// Disturb does something every so often for some time, or until it fails, and gives
+// how often it was done. What takes longer is done again at once.
+func Disturb(every, until time.Duration, do func() error) (times int, err error) {
+	began := time.Now()
+	for at := every / 2; at < until && err == nil; at = max(at+every, time.Since(began)) {
+		time.Sleep(time.Until(began.Add(at)))
 		times++
 		err = do()
 	}
 	if err == nil {
-		time.Sleep(time.Until(r.began.Add(until)))
+		time.Sleep(time.Until(began.Add(until)))
 	}
 	return times, err
 }
