@@ -41,11 +41,13 @@ func lacks(t *testing.T, reason string) {
 // run gives what a program writes, and fails the test when that fails.
 func run(t *testing.T, argv ...string) string {
 	t.Helper()
-	out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s: %v\n%s", strings.Join(argv, " "), err, out)
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var out, failure strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &failure // go says there what it downloads
+	if err := cmd.Run(); err != nil {
+		t.Fatalf("%s: %v\n%s%s", strings.Join(argv, " "), err, out.String(), failure.String())
 	}
-	return string(out)
+	return out.String()
 }
 
 func read(t *testing.T, path string) string {

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,13 +33,24 @@ func TestCompose(t *testing.T) {
 		}
 		ports[i] = strconv.Itoa(port)
 	}
+	// Where podman was first used with CNI's plugins, its containers have no names.
+	conf := filepath.Join(t.TempDir(), "containers.conf")
+	if err := os.WriteFile(conf, []byte("[network]\nnetwork_backend = \"netavark\"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	env := append(os.Environ(), "CONTAINERS_CONF="+conf)
+	ask := exec.Command("podman", "network", "ls")
+	ask.Env = env
+	if out, err := ask.CombinedOutput(); err != nil {
+		lacks(t, fmt.Sprintf("podman has no netavark: %s", out))
+	}
 	project := fmt.Sprintf("evermore-e2e-compose-%d", os.Getpid())
 	compose := func(args ...string) error {
 		cmd := exec.Command("podman-compose", slices.Concat([]string{
 			"--podman-args", strings.Join(p.global, " "), "--podman-run-args", strings.Join(p.run, " "),
 			"--project-name", project, "--file", "../deploy/compose.yaml",
 		}, args)...)
-		cmd.Env = append(os.Environ(), "APP_IMAGE="+containerImage, "PROMETHEUS_IMAGE="+image, "APP_PORT="+ports[0], "PROMETHEUS_PORT="+ports[1])
+		cmd.Env = append(env, "APP_IMAGE="+containerImage, "PROMETHEUS_IMAGE="+image, "APP_PORT="+ports[0], "PROMETHEUS_PORT="+ports[1])
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return fmt.Errorf("podman-compose %s: %w\n%s", strings.Join(args, " "), err, out)
 		}
@@ -49,7 +61,9 @@ func TestCompose(t *testing.T) {
 			t.Error(err)
 		}
 		// Old versions of podman-compose leave the network.
-		_ = ran("podman", slices.Concat(p.global, []string{"network", "rm", "--force", project + "_default"})...)
+		remove := exec.Command("podman", "network", "rm", "--force", project+"_default")
+		remove.Env = env
+		_ = remove.Run()
 	})
 	if err := compose("up", "--detach", "--no-build"); err != nil {
 		t.Fatal(err)
