@@ -218,7 +218,7 @@ func (r *running) openLink(o *pid1.Options) error {
 	}
 	var err error
 	h.link, err = node.Listen(node.Options{
-		Owner: h.owner, Sockets: h.sockets, Dirs: linkDirs(),
+		Owner: h.owner, Sockets: h.sockets, Dirs: linkDirs(), PreloadDirs: preloadDirs(),
 		AtStart: o.HangTimeout > 0 || r.nodeMetrics,
 		Stats:   r.nodeMetrics, Messages: r.pm2Messages,
 	})
@@ -248,6 +248,19 @@ func heldBy(pid int) []node.Address {
 
 // linkDirs are where a socket may be that any user's node can reach.
 func linkDirs() []string { return []string{os.TempDir(), "/tmp", "/dev/shm"} }
+
+// preloadDirs are where a file may be that all processes of the app can read, however
+// long they run: those that root starts may be, or become, any user's.
+func preloadDirs() []string {
+	if os.Geteuid() == 0 {
+		return []string{"/run", "/dev/shm"}
+	}
+	root, err := control.Root()
+	if err != nil {
+		return nil
+	}
+	return []string{root}
+}
 
 // portOf is the port that an environment names by PORT.
 func portOf(env []string) (node.Address, bool) {
@@ -320,7 +333,7 @@ func (h *holding) Hand(c *reaper.Command, start func() error) error {
 	}
 	return h.sockets.Inherit(func(files []uintptr, held node.Held) error {
 		c.Files = append(slices.Clip(c.Files), files...)
-		c.Env = h.link.Environ(c.Env, held)
+		c.Env = h.link.Environ(c.Argv, c.Env, held)
 		return start()
 	})
 }

@@ -285,6 +285,67 @@ process.on('SIGTERM', () => {
 	})
 }
 
+// Until an app closes its server it sees one that listens, though it drains.
+func TestDrainIsUnseen(t *testing.T) {
+	const text = `
+const http = require('http');
+const s = http.createServer((q, r) => setTimeout(() => {
+  // A list of headers, as of rawHeaders.
+  r.writeHead(200, ['Set-Cookie', 'a=1', 'Set-Cookie', 'b=2', 'X-Port', String(s.address().port)]);
+  r.end('x');
+}, 300));
+s.on('close', () => console.log('closed'));
+s.listen(process.env.PORT);
+// What is idle and is closed has this one exit, and what goes on at the other would be cut.
+const other = http.createServer().listen(process.env.OTHER).on('close', () => process.exit(9));
+process.on('SIGTERM', () => {
+  console.log(s.listening, other.listening, s.address().port == process.env.PORT);
+  s.close(() => {
+    console.log(s.listening, s.address());
+    setTimeout(() => process.exit(), 50);
+  });
+});`
+	eachLine(t, func(t *testing.T, node string) {
+		at, other := Address{Port: freePort(t)}, Address{Port: freePort(t)}
+		s := newSupervisor(t, node, Options{}, at, other)
+		s.write("app.js", text)
+		p := s.start([]string{onPort(at.Port), fmt.Sprintf("OTHER=%d", other.Port)}, "node", "app.js")
+		expect[Listening](s, 2, nil)
+		c, err := connect(local(at.Port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(askTime))
+		// Half of it comes before the drain.
+		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: app\r\n")
+		s.link.Drain(p.Process.Pid, pause500)
+		expect(s, 2, func(e Closed) bool { return e.Held })
+		fmt.Fprint(c, "\r\n")
+		answer, err := http.ReadResponse(c.in, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cookies := answer.Header["Set-Cookie"]; len(cookies) != 2 || !answer.Close || answer.Header.Get("X-Port") != fmt.Sprint(at.Port) {
+			t.Errorf("it is answered with %v, close %v", answer.Header, answer.Close)
+		}
+		expect(s, 1, func(e Drained) bool { return e.Main == p.Process.Pid })
+		_ = p.Process.Signal(syscall.SIGTERM)
+		s.link.Stopping(p.Process.Pid)
+		for _, want := range []string{"true true true", "closed", "false null"} {
+			if got := p.says(); got != want {
+				t.Errorf("it says %q, not %q", got, want)
+			}
+		}
+		if more, _ := io.ReadAll(p.out); len(more) > 0 {
+			t.Errorf("it says more: %s", more)
+		}
+		if code := p.end(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	})
+}
+
 // Node answers an upgrade by itself where the app does not listen for it, also
 // when it did before.
 func TestUpgradeOfNobody(t *testing.T) {

@@ -62,6 +62,9 @@ func newSupervisor(t *testing.T, node string, o Options, hold ...Address) *super
 	if o.Dirs == nil {
 		o.Dirs = []string{"/no/such/folder", os.TempDir()}
 	}
+	if o.PreloadDirs == nil {
+		o.PreloadDirs = []string{"/no/such/folder", s.dir}
+	}
 	var err error
 	if s.link, err = Listen(o); err != nil {
 		t.Fatal(err)
@@ -144,7 +147,7 @@ func (s *supervisor) start(env []string, argv ...string) *process {
 	stdout, _ := c.StdoutPipe()
 	p := &process{Cmd: c, t: s.t, out: bufio.NewReader(stdout), stdin: stdin, done: make(chan struct{})}
 	err := s.sockets.Inherit(func(files []uintptr, held Held) error {
-		c.Env = s.link.Environ(append(base, env...), held)
+		c.Env = s.link.Environ(argv, append(base, env...), held)
 		for _, fd := range files {
 			n, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
 			if err != nil {

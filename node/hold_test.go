@@ -120,12 +120,17 @@ if (c.isPrimary) { c.fork(); c.fork() } else ` + app, "http"},
 (function again() { const s = http.createServer((q, r) => r.end('app')); s.listen(process.env.PORT, () => { if (++n < 4) { s.close(); again() } }) })()`, "http"},
 		{"asked twice", "app.js", app + `.on('listening', () => require('net').createServer().on('error', e => console.log(e.code)).listen(process.env.PORT))`, "http"},
 		{"permission", "app.js", app, "http"},
+		{"no file for the preload", "app.js", app, "http"},
 	}
 	eachLine(t, func(t *testing.T, node string) {
 		for _, a := range apps {
 			t.Run(a.name, func(t *testing.T) {
 				at := Address{Port: freePort(t)}
-				s := newSupervisor(t, node, Options{}, at)
+				var o Options
+				if a.name == "no file for the preload" {
+					o.PreloadDirs = []string{"/no/such/folder"}
+				}
+				s := newSupervisor(t, node, o, at)
 				s.write("app.js", app)
 				s.write(a.file, a.text)
 				argv := []string{"node", a.file}
@@ -165,6 +170,66 @@ if (c.isPrimary) { c.fork(); c.fork() } else ` + app, "http"},
 					t.Errorf("what is held: %v", got)
 				}
 			})
+		}
+	})
+}
+
+// A cluster that schedules with SCHED_NONE can't use what is held: from its second start
+// on it has the port for itself.
+func TestReleasesToClusterWithoutSchedule(t *testing.T) {
+	eachLine(t, func(t *testing.T, node string) {
+		at := Address{Port: freePort(t)}
+		s := newSupervisor(t, node, Options{}, at)
+		s.write("app.js", `const c = require('cluster'); c.schedulingPolicy = c.SCHED_NONE;
+if (c.isPrimary) c.fork().on('exit', (code) => process.exit(code));
+else require('http').createServer((q, r) => r.end('app')).on('error', e => process.exit(e.code === 'EADDRINUSE' ? 7 : 1)).listen(process.env.PORT)`)
+		if code := s.start([]string{onPort(at.Port)}, "node", "app.js").end(); code != 7 {
+			t.Errorf("exit code %d", code)
+		}
+		r := expect[Released](s, 1, nil)
+		if r.Address != at || !strings.HasPrefix(r.Why, "the app's cluster schedules with SCHED_NONE") {
+			t.Errorf("released %s: %q", r.Address, r.Why)
+		}
+		s.start([]string{onPort(at.Port)}, "node", "app.js")
+		expect(s, 1, func(e Listening) bool { return !e.Held && e.Address == at })
+		s.get("http://"+local(at.Port), "app")
+	})
+}
+
+// Node loads an app as it does alone: its require hooks are asked, and its module is
+// the main one.
+func TestLoadedAsAlone(t *testing.T) {
+	files := map[string]string{
+		"hook.js": `require.extensions['.coffee'] = (m, file) => m._compile("console.log('coffee', require.main === module)", file);
+const js = require.extensions['.js'];
+require.extensions['.js'] = (m, file) => file.endsWith('hooked.js') ? m._compile("console.log('compiled')", file) : js(m, file);`,
+		"app.coffee": "console.log 'not compiled'",
+		"hooked.js":  "import 'node:fs'; console.log('not compiled')",
+		"main.js":    "console.log(module.parent, module.id, require.main === module, Object.keys(require.cache).length > 0)",
+		"order.js":   "Promise.resolve().then(() => console.log('micro')); process.nextTick(() => console.log('tick'))",
+		"throws.js":  "process.on('uncaughtException', (e, origin) => console.log(e.message, origin)); throw new Error('thrown')",
+		"app.mjs":    "console.log(typeof require, import.meta.url.endsWith('app.mjs')); await 0; console.log('esm')",
+	}
+	eachLine(t, func(t *testing.T, node string) {
+		s := newSupervisor(t, node, Options{}, Address{Port: freePort(t)})
+		for name, text := range files {
+			s.write(name, text)
+		}
+		for _, argv := range [][]string{
+			{"-r", "./hook.js", "app.coffee"}, {"-r", "./hook.js", "hooked.js"},
+			{"main.js"}, {"order.js"}, {"throws.js"}, {"app.mjs"}, {"-p", "process.argv.length"},
+		} {
+			alone := exec.Command(node, argv...)
+			alone.Dir, alone.Env, alone.Stderr = s.dir, []string{"NODE_NO_WARNINGS=1"}, os.Stderr
+			want, err := alone.Output()
+			if err != nil {
+				t.Fatalf("%q alone: %v", argv, err)
+			}
+			p := s.start(nil, append([]string{"node"}, argv...)...)
+			got, err := io.ReadAll(p.out)
+			if code := p.end(); err != nil || code != 0 || string(got) != string(want) {
+				t.Errorf("%q: exit code %d, %v, and it says %q; alone %q", argv, code, err, got, want)
+			}
 		}
 	})
 }

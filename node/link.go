@@ -49,6 +49,11 @@ type Options struct {
 	// taken; node from version 22 on needs none. The app's user must be able to reach
 	// them.
 	Dirs []string
+	// PreloadDirs are folders for the file of the preload, of which the first that will
+	// do is taken. The app's users must be able to read it for as long as the app runs;
+	// evermore may have ended by then. Where none will do, node gets the preload in its
+	// environment, and takes the ESM loader for every app.
+	PreloadDirs []string
 	// AtStart has the main process open the link when it starts, as Messages does;
 	// otherwise it does so when a server listens. Pings and stats of an app that never
 	// listens need it.

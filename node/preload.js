@@ -21,7 +21,7 @@ function start(taken) {
   const direct = threads.isMainThread && process.ppid === config.pid;
   const known = new WeakMap(); // server -> what it listens on, or is about to, and its connections
   const open = new Set(); // servers on held addresses that listen or have connections
-  const retired = new WeakSet(); // those that drain() has closed and the app has not
+  const retired = new WeakMap(); // those that drain() has closed and the app has not -> what undoes their disguise
   const waiting = new Set(); // servers whose address is being released
   const sessions = new Set(); // of HTTP/2, on held addresses
   let unheld = 0; // servers that were told of
@@ -240,8 +240,18 @@ function start(taken) {
     adopt(server, want, exact);
     if (!candidates.length) return false;
     const worker = require('node:cluster').isWorker;
-    // A worker's listen() is its primary's, which holds.
-    if (worker && want.alone !== 'exclusive') return false;
+    // A worker's listen() is its primary's, which holds; but not with SCHED_NONE, when
+    // the primary binds without listen(), and keeps what has failed.
+    if (worker && want.alone !== 'exclusive') {
+      const restore = intercept(server, (name, error) => {
+        if (name !== 'listening' && name !== 'error') return false;
+        restore();
+        if (error?.code !== 'EADDRINUSE') return false;
+        release(server, candidates, "the app's cluster schedules with SCHED_NONE, and finds it in use this time", () => server.emit(name, error));
+        return true;
+      });
+      return false;
+    }
     let why;
     if (exact) {
       const fd = take(exact);
@@ -265,6 +275,17 @@ function start(taken) {
     return true;
   }
 
+  // What the server emits is asked about first; true: the app does not hear of it. It
+  // gives what ends that.
+  function intercept(server, isOurs) {
+    const { emit } = server;
+    const own = Object.getOwnPropertyDescriptor(server, 'emit');
+    server.emit = function (...args) {
+      return quietly(isOurs)(...args) || emit.apply(this, args);
+    };
+    return () => (own ? Object.defineProperty(server, 'emit', own) : delete server.emit);
+  }
+
   // evermore gives up what is in the way; without an answer the app goes on.
   function release(server, list, why, then) {
     const id = ++asked;
@@ -272,7 +293,8 @@ function start(taken) {
       clearTimeout(timer);
       if (!answers.delete(id)) return;
       if (!draining) line?.unref();
-      if (waiting.delete(server)) then();
+      // What it throws is the app's to see.
+      if (waiting.delete(server)) process.nextTick(then);
     };
     waiting.add(server);
     const timer = setTimeout(go, 1000);
@@ -305,7 +327,9 @@ function start(taken) {
 
   net.Server.prototype.close = function (callback) {
     waiting.delete(this);
-    if (retired.delete(this)) {
+    if (retired.has(this)) {
+      retired.get(this)();
+      retired.delete(this);
       // For the app this is the first time.
       if (typeof callback === 'function') this.once('close', () => callback());
       return close.call(this);
@@ -334,7 +358,8 @@ function start(taken) {
     line.ref();
     const diagnostics = require('node:diagnostics_channel');
     diagnostics.subscribe('http.server.request.start', quietly(({ server, response }) => {
-      if (open.has(server)) response.setHeader('Connection', 'close');
+      // As a header, it would have writeHead() treat a list of headers otherwise.
+      if (open.has(server)) response.shouldKeepAlive = false;
     }));
     for (const server of open) retire(server);
     const timer = setTimeout(quietly(closeIdle), pause);
@@ -348,13 +373,32 @@ function start(taken) {
 
   function retire(server) {
     if (server.listening) {
-      retired.add(server);
+      retired.set(server, disguise(server));
       close.call(server);
       closed(server);
     } else if (!known.get(server).closed) {
       // A primary of a cluster has taken its socket, and its workers drain.
       open.delete(server);
     }
+  }
+
+  // To the app a server listens until the app closes it.
+  function disguise(server) {
+    const undo = [intercept(server, (name) => {
+      if (name !== 'close') return false;
+      open.delete(server);
+      settle();
+      return true;
+    })];
+    const at = server.address();
+    for (const [name, value] of [['listening', true], ['address', () => at]]) {
+      if (Object.hasOwn(server, name)) continue;
+      Object.defineProperty(server, name, { value, configurable: true, writable: true });
+      undo.push(() => delete server[name]);
+    }
+    return () => {
+      for (const each of undo) each();
+    };
   }
 
   function closeIdle() {
@@ -376,7 +420,7 @@ function start(taken) {
       const { sockets, upgraded } = known.get(server);
       let plain = sockets.size;
       for (const socket of upgraded) if (!socket.destroyed) plain--;
-      if (server.listening || plain > 0) return;
+      if ((server.listening && !retired.has(server)) || plain > 0) return;
     }
     drained = true;
     tell({ drained: true });

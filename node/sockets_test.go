@@ -252,7 +252,7 @@ func TestBacklogs(t *testing.T) {
 }
 
 func TestHeldBy(t *testing.T) {
-	env := (&Link{}).Environ([]string{"EVERMORE_NODE={", "A=1"}, Held{{Name: "3000"}, {Name: "unix:/s"}, {Name: "?"}})
+	env := (&Link{}).Environ(nil, []string{"EVERMORE_NODE={", "A=1"}, Held{{Name: "3000"}, {Name: "unix:/s"}, {Name: "?"}})
 	if got := HeldBy(env); !slices.Equal(got, []Address{{Port: 3000}, {Path: "/s"}}) {
 		t.Errorf("held were %v", got)
 	}
