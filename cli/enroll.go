@@ -219,6 +219,8 @@ func (s supervisor) Scale(ctx context.Context, n int) error {
 	switch {
 	case !s.isGiven("instances"):
 		return errors.New("it is one process: start it with -i N to have several")
+	case n > len(s.app.Snapshots()) && s.holding.alone() != nil:
+		return s.holding.alone()
 	case n > control.MaxInstances:
 		return fmt.Errorf("%d processes are too many: %d is the most", n, control.MaxInstances)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"runtime"
@@ -110,6 +111,7 @@ func (r *running) pool(o pid1.Options, kernel pid1.Processes) *pid1.Pool {
 	}
 	if r.isGiven("instances") {
 		p.ReloadSignal = syscall.SIGHUP
+		p.ReloadAsked = func(text string) { _ = r.reload(context.Background(), text) } // it has its own events
 		adopted := r.siblings(o.Adopt)
 		p.Instance = func(worker int, o pid1.Options) pid1.Options {
 			if worker > 0 && worker < len(adopted) {
@@ -175,11 +177,15 @@ type holding struct {
 	auto      bool                               // what the app binds by itself joins them
 	listening map[node.From]map[node.Address]int // what each thread listens on, and how often
 	unheld    map[node.From]map[node.Address]int
+	alive     map[int]bool   // the processes that evermore has started, by pid
 	used      []node.Address // held, and listened on by who was ready last
 	vacant    *time.Timer    // runs while nobody listens on what is held
 	refusing  bool           // nobody has listened for so long that it is told
 	ending    bool           // nothing is started any more
 	warned    map[string]bool
+	unfit     map[node.Address]bool // were given up: held once more, they would be so again
+	portless  bool                  // it was ready without any
+	unheard   bool                  // somebody listens who can't be heard
 }
 
 // mostLearned bounds what is held because the app has listened there.
@@ -194,7 +200,7 @@ func (r *running) openLink(o *pid1.Options) error {
 		running: r, done: make(chan struct{}), auto: r.held.auto || r.isGiven("instances") && len(r.held.addresses) == 0,
 		sockets:   node.NewSockets(o.Command.User),
 		listening: map[node.From]map[node.Address]int{}, unheld: map[node.From]map[node.Address]int{},
-		warned: map[string]bool{},
+		alive: map[int]bool{}, warned: map[string]bool{}, unfit: map[node.Address]bool{},
 	}
 	for _, a := range r.held.addresses {
 		err := h.sockets.Add(a)
@@ -382,6 +388,32 @@ func (h *holding) overlaps() bool {
 	return len(h.used) > 0 && len(h.unheld) == 0
 }
 
+// alone tells why there can't be more processes; nil: there can.
+func (h *holding) alone() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, at := range h.unheld {
+		for a := range at {
+			return fmt.Errorf("it listens on %s, which is not held: another process could not", a)
+		}
+	}
+	return nil
+}
+
+// ready: the app is ready. One that does not listen is shared by as many processes as
+// there are to be, as soon as that is known.
+func (h *holding) ready() {
+	if h == nil || !h.running.isGiven("instances") || h.running.settings.app.Ready.By == pid1.ReadyListening {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.portless && h.learns() && len(h.unheld) == 0 && len(h.wanted) == 0 && len(h.unfit) == 0 {
+		h.portless = true
+		go h.grow()
+	}
+}
+
 // reload replaces the app's processes. Where those that were adopted have the ports,
 // all have to end first.
 func (r *running) reload(ctx context.Context, text string) error {
@@ -391,7 +423,13 @@ func (r *running) reload(ctx context.Context, text string) error {
 		h.regaining = h.regaining || adopted
 		h.mu.Unlock()
 		if adopted {
-			return h.restart(ctx, pid1.ReasonReload, text)
+			err := h.restart(ctx, pid1.ReasonReload, text)
+			if err != nil {
+				h.mu.Lock()
+				h.regaining = false
+				h.mu.Unlock()
+			}
+			return err
 		}
 	}
 	return r.app.Reload(ctx, text)
@@ -424,11 +462,7 @@ func (h *holding) hear(e node.Event) {
 			h.running.warn(fmt.Errorf("process %d is not listened to any more: %s", e.PID, e.Why))
 		}
 	case node.Released:
-		h.running.warn(fmt.Errorf("%s is not held any more, the app binds it by itself: %s", e.Address, e.Why))
-		h.mu.Lock()
-		h.used = slices.DeleteFunc(h.used, func(a node.Address) bool { return a == e.Address })
-		h.mu.Unlock()
-		h.changed(e.Main)
+		h.released(e)
 	case node.Pong:
 		h.pinged(e)
 	case node.Drained:
@@ -442,6 +476,32 @@ func (h *holding) hear(e node.Event) {
 	default:
 		h.running.warn(fmt.Errorf("internal error: node told %T", e))
 	}
+}
+
+// released: a port was given up for the app to bind.
+func (h *holding) released(e node.Released) {
+	h.mu.Lock()
+	h.used = slices.DeleteFunc(h.used, func(a node.Address) bool { return a == e.Address })
+	// The socket that a process inherited may have been closed since, for it was late.
+	late := e.Address.Path != "" && h.refusing
+	if late {
+		h.wanted = append(h.wanted, e.Address)
+	} else {
+		h.unfit[e.Address] = true
+	}
+	alone := !late && h.running.isGiven("instances") && len(h.sockets.Addresses()) == 0
+	h.mu.Unlock()
+	switch {
+	case late:
+		h.running.note(fmt.Sprintf("%s is held again from the next start on: the app was not there within %s", e.Address, h.running.holdTimeout))
+	default:
+		h.running.warn(fmt.Errorf("%s is not held any more, the app binds it by itself: %s", e.Address, e.Why))
+	}
+	if alone {
+		h.running.warn(errors.New("the app runs as one process: several can't share a port that is not held"))
+		go func() { _ = h.pool.Load().Alone(context.Background()) }() // or all end
+	}
+	h.changed(e.Main)
 }
 
 // pinged: the event loop of a process has answered.
@@ -522,7 +582,7 @@ func (h *holding) where(held bool) map[node.From]map[node.Address]int {
 // learn takes note of a port that the app binds by itself, and tells whether its
 // other processes wait for it.
 func (h *holding) learn(e node.Listening) bool {
-	if e.Held || !h.auto || slices.Contains(h.wanted, e.Address) || len(h.wanted) == mostLearned {
+	if e.Held || !h.auto || h.unfit[e.Address] || slices.Contains(h.wanted, e.Address) || len(h.wanted) == mostLearned {
 		return false
 	}
 	if err := h.sockets.Permits(e.Address); err != nil {
@@ -542,7 +602,13 @@ func (h *holding) share() {
 
 // regain has all processes that were adopted end, so that their ports can be held
 // again. Then the others follow the first.
-func (h *holding) regain() { h.renew("its ports are to be held again") }
+func (h *holding) regain() {
+	if !h.renew("its ports are to be held again") {
+		h.mu.Lock()
+		h.regaining = false // the next start tries again
+		h.mu.Unlock()
+	}
+}
 
 func (h *holding) renew(why string) bool {
 	err := h.restart(context.Background(), pid1.ReasonRequest, why)
@@ -562,7 +628,7 @@ func (h *holding) restart(ctx context.Context, reason pid1.Reason, why string) e
 
 // grow starts the processes that have waited for ports to share.
 func (h *holding) grow() {
-	if err := h.running.app.Scale(context.Background(), h.running.instances); err != nil && !errors.Is(err, pid1.ErrEnding) {
+	if err := h.pool.Load().Grow(context.Background(), h.running.instances); err != nil && !errors.Is(err, pid1.ErrEnding) {
 		h.running.warn(fmt.Errorf("cannot start more processes: %w", err))
 	}
 }
@@ -591,12 +657,15 @@ func (h *holding) changed(main int) {
 }
 
 // gone: a thread speaks no more. Most often its process has ended, and its exit is
-// on its way.
+// on its way. What is not listened to any more may serve on.
 func (h *holding) gone(e node.Gone) {
+	if e.Why != "" {
+		return
+	}
 	h.mu.Lock()
 	delete(h.listening, e.From)
 	delete(h.unheld, e.From)
-	ended := e.Why == "" && e.PID == e.Main && e.Thread == 0
+	ended := e.PID == e.Main && e.Thread == 0
 	if ended {
 		h.watchVacancy()
 	}
@@ -604,6 +673,34 @@ func (h *holding) gone(e node.Gone) {
 	if !ended {
 		h.changed(e.Main)
 	}
+}
+
+// began: a process of the app runs.
+func (h *holding) began(main int) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.alive[main] = true
+}
+
+// exited: one has ended.
+func (h *holding) exited(main int) {
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.alive, main)
+	for _, listening := range []map[node.From]map[node.Address]int{h.listening, h.unheld} {
+		maps.DeleteFunc(listening, func(from node.From, _ map[node.Address]int) bool { return from.Main == main })
+	}
+	if len(h.alive) == 0 {
+		h.unheard = false
+		h.sockets.Vacate()
+	}
+	h.watchVacancy()
 }
 
 // of gives the addresses of a process and of those below it.
@@ -654,10 +751,13 @@ func (h *holding) watchVacancy() {
 			h.vacant.Stop()
 			h.vacant = nil
 		}
-	case h.refusing:
+	case h.refusing, h.unheard:
 	case h.ending:
 		h.refuse()
 	case h.vacant == nil:
+		if len(h.alive) <= 1 { // who else runs may be one who can't be heard
+			h.sockets.Vacate()
+		}
 		h.vacant = time.AfterFunc(h.running.holdTimeout, h.vacancyElapsed)
 	}
 }
@@ -669,9 +769,14 @@ func (h *holding) vacancyElapsed() {
 	if h.vacant == nil || len(h.listening) > 0 || h.refusing {
 		return
 	}
+	h.vacant = nil
+	if h.sockets.Occupied() {
+		h.unheard = true
+		h.running.note(fmt.Sprintf("the app listens on %s, and can't be heard: evermore does not know when it does not any more", join(h.sockets.Addresses())))
+		return
+	}
 	h.refuse()
-	h.running.lines.Observe(pid1.Event{Kind: pid1.Noted, Time: time.Now(), Text: fmt.Sprintf(
-		"nobody has listened on %s for %s: connections are refused until the app does", join(h.sockets.Addresses()), h.running.holdTimeout)})
+	h.running.note(fmt.Sprintf("nobody has listened on %s for %s: connections are refused until the app does", join(h.sockets.Addresses()), h.running.holdTimeout))
 }
 
 func (h *holding) refuse() {

@@ -252,18 +252,21 @@ func (r *running) Observe(e pid1.Event) {
 	}
 	switch e.Kind {
 	case pid1.Started:
+		r.holding.began(e.PID)
 		if e.Worker == 0 {
 			r.began(e.PID, e.Time)
 		}
 	case pid1.Reloaded:
 		for _, s := range r.app.Snapshots() {
-			if e.Err != nil && s.Worker == 0 && s.PID != 0 {
-				r.began(s.PID, s.StartedAt) // on record is the one that was to take its place
+			if s.Worker == 0 && s.PID != 0 {
+				r.began(s.PID, s.StartedAt) // on record may be the other one
 			}
 		}
 	case pid1.Exited:
 		r.modes.restore(0)
+		r.holding.exited(e.PID)
 	case pid1.Ready:
+		r.holding.ready()
 		r.manager.tell("READY=1")
 		r.trimmed.Do(func() { go memory.DropPages() })
 	case pid1.GaveUp:
@@ -395,6 +398,11 @@ func (r *running) close(code int) {
 // warn tells of a failure that does not end supervision.
 func (r *running) warn(err error) {
 	r.lines.Observe(pid1.Event{Kind: pid1.Warned, Time: time.Now(), Err: err})
+}
+
+// note tells what is worth knowing and no failure.
+func (r *running) note(text string) {
+	r.lines.Observe(pid1.Event{Kind: pid1.Noted, Time: time.Now(), Text: text})
 }
 
 // logCounts are the counters of what is written to logs.

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 		playLock()
 	case "full":
 		playFull()
+	case "short":
+		playShort()
 	case "squatter":
 		playSquatter()
 	}

@@ -225,6 +225,10 @@ func list(roots []candidate) ([]Entry, error) {
 			r.root = root.path
 			e := Entry{r, here.judge(&r)}
 			e.Record = r
+			// It may have written its end, and died, since it was read. Nobody writes any more.
+			if e.Status != Running && !e.Review() && e.Status != dead {
+				continue // it was removed
+			}
 			switch {
 			case e.Status == dead:
 				e.Forget()

@@ -257,5 +257,59 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// playShort registers, leaves its end on record, and is gone.
+func playShort() {
+	root, err := Root()
+	if err == nil {
+		var reg *Registration
+		if reg, err = Register(Record{}, root); err == nil {
+			err = reg.Update(func(r *Record) { r.Ended = &Ended{Code: 3} })
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// Who looks in the moment in which a supervisor leaves its end on record, and dies,
+// does not take it for one that left nothing.
+func TestListWhileOneEnds(t *testing.T) {
+	root := t.TempDir()
+	done, looked := make(chan struct{}), make(chan error, 1)
+	go func() {
+		var err error
+		for err == nil {
+			select {
+			case <-done:
+				looked <- nil
+				return
+			default:
+				_, err = listIn(root)
+			}
+		}
+		looked <- err
+	}()
+	const n = 60
+	for range n {
+		if out, err := role("short", "EVERMORE_ROOT="+root).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	close(done)
+	if err := <-looked; err != nil {
+		t.Error(err)
+	}
+	entries, err := listIn(root)
+	if err != nil || len(entries) != n {
+		t.Errorf("%d of %d are there, %v", len(entries), n, err)
+	}
+	for _, e := range entries {
+		if e.Status != Stopped {
+			t.Errorf("%+v", e)
+		}
+	}
+}
+
 // listIn is List of one root.
 func listIn(root string) ([]Entry, error) { return list([]candidate{{root, true}}) }

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"regexp"
 	"strconv"
 	"strings"
@@ -91,4 +92,84 @@ func TestDaemonReload(t *testing.T) {
 	if strings.Count(out, " lost ") != 2 {
 		t.Errorf("why:\n%s", out)
 	}
+}
+
+// The pid that is on record, and in the pid file, is that of who serves, also where the
+// old process was started anew while the next one began.
+func TestPidAfterReload(t *testing.T) {
+	t.Parallel()
+	needs(t, "node")
+	h := newHost(t)
+	h.file("a.js", "require('fs').existsSync('slow') ? setTimeout(listen, 1500) : listen(); function listen() { "+strings.TrimSpace(socketServer)+" }\n")
+	if r := h.runWith([]string{"SOCKET=" + h.path("web.sock")}, "evermore", "start", "--uid", "web", "--pid-file", h.path("web.pid"),
+		"--hold", "unix:"+h.path("web.sock"), "--min-uptime", "0", "--spin-sleep-time", "1", "a.js"); r.code != 0 {
+		t.Fatal(r)
+	}
+	is := func(r row) bool { return len(r.Workers) > 0 && r.Workers[0].Ready }
+	old := h.await("web", "is ready", is).PID
+	h.file("slow", "")
+	reload := h.command("evermore", "reload", "web")
+	if err := reload.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the next process begins", func() bool { return h.text("web.pid") != strconv.Itoa(old) })
+	h.kill(old, syscall.SIGKILL)
+	if err := reload.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	now := h.await("web", "is ready", is)
+	h.awaitText("web.pid", `^`+strconv.Itoa(now.PID)+`$`)
+	h.kill(now.Supervisor, syscall.SIGKILL)
+	h.gone(now.Supervisor)
+	if lost := h.app("web"); lost.PID != now.PID {
+		t.Errorf("on record is %d, and %d served", lost.PID, now.PID)
+	}
+	h.ok("evermore", "stop", "web")
+	h.isEmpty()
+}
+
+// What gives up is remembered, with held ports as without.
+func TestGivenUpWithHeldPorts(t *testing.T) {
+	t.Parallel()
+	needs(t, "node")
+	h := newHost(t)
+	h.file("a.js", "process.exit(3)\n")
+	h.ok("evermore", "start", "--uid", "web", "--hold", "unix:"+h.path("web.sock"), "--min-uptime", "0", "--max-restarts", "2/10m",
+		"--termination-log", h.path("words"), "a.js")
+	r := h.await("web", "was given up", func(r row) bool { return r.Status == "stopped" })
+	if r.Ended == nil || r.Ended.Code != 3 {
+		t.Errorf("list: %+v", r)
+	}
+	h.awaitText("words", `restarts: 2; gave up: it was restarted 2 times`)
+	h.file("a.js", socketServer)
+	if r := h.runWith([]string{"SOCKET=" + h.path("web.sock")}, "evermore", "restart", "web"); r.code != 0 {
+		t.Error(r)
+	}
+	h.ok("evermore", "stop", "web")
+	h.isEmpty()
+}
+
+// An app whose URL says when it is ready is asked for it after an adoption, too.
+func TestAdoptedIsAskedWhetherItIsReady(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.file("a.js", `require('http').createServer((q, r) => r.end()).listen(process.env.PORT)`)
+	if r := h.runWith([]string{fmt.Sprint("PORT=", port)}, "evermore", "start", "--uid", "web", "--hold", "auto",
+		"--ready", fmt.Sprintf("http://127.0.0.1:%d/", port), "a.js"); r.code != 0 {
+		t.Fatal(r)
+	}
+	is := func(r row) bool { return len(r.Workers) > 0 && r.Workers[0].Ready }
+	a := h.await("web", "is ready", is)
+	h.kill(a.Supervisor, syscall.SIGKILL)
+	h.gone(a.Supervisor)
+	h.ok("evermore", "adopt")
+	if b := h.await("web", "is ready again", is); b.PID != a.PID {
+		t.Errorf("%+v after %+v", b, a)
+	}
+	h.ok("evermore", "stop", "web")
+	h.isEmpty()
 }

@@ -133,6 +133,7 @@ type App struct {
 	history     History
 	run         run
 	interrupted time.Time      // when a SIGINT began the stop
+	stopAsked   bool           // by somebody, not for a process that takes the place
 	draining    syscall.Signal // what the app is to be sent when the drain is over
 	finishing   syscall.Signal // what it is to be sent when it has finished
 	retired     Reason         // why it ends without being the last; empty: it does not
@@ -273,7 +274,7 @@ func (a *App) Run() int {
 		case r := <-a.restarts:
 			a.restartRequested(r)
 		case r := <-a.stops:
-			a.stopAsked(r)
+			a.endRequested(r)
 		case r := <-a.signals:
 			a.signalAsked(r)
 		case ago := <-a.recalls:
@@ -463,6 +464,8 @@ func (a *App) adopt() error {
 	switch a.opts.Ready.By {
 	case ReadyNotify, ReadyListening, ReadyMessage:
 		a.becameReady() // it said so to the supervisor that it had, and will not say it again
+	case ReadyURL:
+		a.ready.set(probeFirst) // neither that it listens
 	}
 	return nil
 }

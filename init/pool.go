@@ -26,8 +26,9 @@ type PoolOptions struct {
 	// one that it is to replace. Otherwise a reload ends the old one first.
 	Overlap func() bool
 	// ReloadSignal, when not 0, means a reload, unless it means to stop or is
-	// rewritten.
+	// rewritten: ReloadAsked is called, with what the log is to say of the cause.
 	ReloadSignal syscall.Signal
+	ReloadAsked  func(text string)
 	// ReadyTimeout is how long a new process may take to be ready before a reload
 	// is rolled back.
 	ReadyTimeout time.Duration
@@ -47,6 +48,7 @@ type Pool struct {
 	epoch     time.Time
 
 	workers atomic.Pointer[[]*worker] // those that serve, by their numbers
+	past    atomic.Pointer[Snapshot]  // what was true of one that served to its end, with the counts of all of them
 
 	mu     sync.Mutex    // guards what follows, and each worker's reaped
 	owners map[int]owned // by pid
@@ -60,10 +62,11 @@ type Pool struct {
 	over    chan struct{} // closed when Run returns
 
 	// What follows belongs to Run.
-	leaving []*worker // end, and are waited for
-	later   []int     // are started when --before has succeeded
-	reload  *reload   // under way
-	next    *reload   // and the one that follows it
+	leaving []*worker      // end, and are waited for
+	later   []int          // are started when --before has succeeded
+	waiting []scaleRequest // for the end of the reload
+	reload  *reload        // under way
+	next    *reload        // and the one that follows it
 	again   chan struct{}
 	ending  bool // nothing is started any more
 	decided bool // by whom the exit code is
@@ -176,18 +179,18 @@ func (l *Pool) Start() (code int, err error) {
 		return 0, nil
 	}
 	for _, w := range workers[1:] {
-		l.start(w)
+		if code, err := w.app.Start(); err != nil {
+			l.neverBegan(w, code, err)
+		}
 	}
 	return 0, nil
 }
 
-// start starts one of several. Where that fails for good it has given up.
-func (l *Pool) start(w *worker) {
-	if code, err := w.app.Start(); err != nil {
-		w.Observe(Event{Kind: GaveUp, Code: code, Text: err.Error(), Time: time.Now()})
-		w.reason = ReasonSpawn
-		l.tell(news{worker: w, what: workerEnded, code: code})
-	}
+// neverBegan: a worker could not be started, and that is for good: it gives up.
+func (l *Pool) neverBegan(w *worker, code int, err error) {
+	w.Observe(Event{Kind: GaveUp, Code: code, Text: err.Error(), Time: time.Now()})
+	w.reason = ReasonSpawn
+	l.tell(news{worker: w, what: workerEnded, code: code})
 }
 
 // run runs the loop of a worker that was started.
@@ -226,7 +229,7 @@ func (l *Pool) Run() int {
 		case r := <-l.reloads:
 			l.reloadRequested(r)
 		case r := <-l.scales:
-			r.done <- l.scaleRequested(r.n)
+			l.scaleRequested(r)
 		case r := <-l.stops:
 			l.stopRequested(r)
 		case <-l.readyBy.c:
@@ -294,18 +297,28 @@ func (l *Pool) began(*worker) {
 	later := l.later
 	l.later = nil
 	for _, n := range later {
-		if !l.ending {
-			l.add(n)
+		if l.ending {
+			return
+		}
+		if w, code, err := l.add(n); err != nil {
+			l.neverBegan(w, code, err)
 		}
 	}
 }
 
-// add starts one more worker.
-func (l *Pool) add(n int) {
-	w := l.worker(n, func(o *Options) { o.Before, o.Adopt, o.MustStart = nil, nil, false })
+// add starts one more worker. With an error, which is for good, it serves all the same.
+func (l *Pool) add(n int) (w *worker, code int, err error) {
+	w = l.worker(n, func(o *Options) { o.Before, o.Adopt, o.MustStart = nil, nil, false })
 	l.serve(append(slices.Clone(l.serving()), w))
-	l.start(w)
-	l.run(w)
+	if code, err = w.app.Start(); err == nil {
+		l.run(w)
+	}
+	return w, code, err
+}
+
+// without gives the workers that serve but for one.
+func (l *Pool) without(w *worker) []*worker {
+	return slices.DeleteFunc(slices.Clone(l.serving()), func(o *worker) bool { return o == w })
 }
 
 func (l *Pool) serve(workers []*worker) {
@@ -325,7 +338,12 @@ func (l *Pool) ended(n news) {
 		l.candidateEnded(n)
 		return
 	}
-	l.serve(slices.DeleteFunc(slices.Clone(l.serving()), func(o *worker) bool { return o == w }))
+	l.remember(w)
+	l.serve(l.without(w))
+	if r := l.reload; r != nil && r.old == w && r.restarted {
+		r.result, r.err = ReloadFailed, fmt.Errorf("the new process ended before it was ready: %s", w.app.Snapshot().LastExit)
+		defer l.endReload()
+	}
 	if !l.decided && (l.code == 0 || w.gaveUp) {
 		l.code, l.reason = n.code, w.reason
 	}
@@ -333,6 +351,21 @@ func (l *Pool) ended(n news) {
 		l.decided = true
 		l.stopRequested(stopRequest{})
 	}
+}
+
+// remember keeps what Snapshot tells when no worker serves any more: of the one that
+// decided the end, or the last.
+func (l *Pool) remember(w *worker) {
+	last := w.app.Snapshot()
+	if before := l.past.Load(); before != nil {
+		starts, restarts := last.Starts+before.Starts, last.Restarts+before.Restarts
+		if l.decided {
+			last = ptr(*before)
+		}
+		last.Starts, last.Restarts = starts, restarts
+	}
+	last.Worker, last.State, last.NotReady = 0, StateStopped, "it has ended"
+	l.past.Store(last)
 }
 
 // retire ends a worker in order. It is not waited for.
@@ -362,7 +395,7 @@ func (l *Pool) signalled(r signals.Received) {
 		l.ending = true
 	case r.Signal == l.opts.ReloadSignal && !stop && !rewritten:
 		l.emit(Event{Kind: Signalled, Signal: r.Signal, SenderPID: r.PID, SenderUID: r.UID, FromKernel: r.FromKernel()})
-		l.reloadRequested(&reload{text: "it was sent " + signals.Name(r.Signal)})
+		go l.opts.ReloadAsked("it was sent " + signals.Name(r.Signal))
 		return
 	}
 	for _, w := range l.all() {
@@ -455,7 +488,10 @@ func (l *Pool) Snapshots() []*Snapshot {
 // Snapshot gives what is true of all workers as of one app: what it is able to do
 // is what the best of them is, and the counts are those of all.
 func (l *Pool) Snapshot() *Snapshot {
-	list := l.Snapshots()
+	list, ended := l.Snapshots(), l.past.Load()
+	if len(list) == 0 && ended != nil {
+		return ptr(*ended)
+	}
 	if len(list) == 0 {
 		return &Snapshot{State: StateStopped, NotReady: "it has ended", RestartsRemaining: -1}
 	}
@@ -467,6 +503,9 @@ func (l *Pool) Snapshot() *Snapshot {
 	}
 	sum := *best
 	sum.Worker, sum.Starts, sum.Restarts = 0, 0, 0
+	if ended != nil {
+		sum.Starts, sum.Restarts = ended.Starts, ended.Restarts
+	}
 	for _, s := range list {
 		sum.Starts += s.Starts
 		sum.Restarts += s.Restarts

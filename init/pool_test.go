@@ -152,6 +152,7 @@ func perform(t *testing.T, o PoolOptions, story func(*troupe)) {
 			o.ReadyTimeout = 30 * s
 		}
 		o.Link = tr
+		o.ReloadAsked = func(text string) { _ = tr.pool.Reload(t.Context(), text) }
 		tr.pool = NewPool(o, tr, tr, tr)
 		if _, err := tr.pool.Start(); err != nil {
 			t.Fatal(err)
@@ -315,6 +316,10 @@ func TestPoolEndsWhenOneGivesUp(t *testing.T) {
 		tr.told("0: 103 ended, exit", "0: gave up", "SIGTERM to 102")
 		tr.die(102, 0)
 		tr.ended(3)
+		// Who asks at the end hears of all of it, and how the one ended that gave up.
+		if s := tr.pool.Snapshot(); s.Starts != 3 || s.Restarts != 1 || s.LastPID != 103 || s.LastExit.Code != 3 || s.State != StateStopped || s.Ready {
+			t.Errorf("the snapshot is %+v", s)
+		}
 	})
 }
 
@@ -631,10 +636,80 @@ func TestScale(t *testing.T) {
 		}
 		answer := tr.reload()
 		tr.answered(scale(2), "a reload is under way")
+		grown := tr.ask(func(ctx context.Context) error { return tr.pool.Grow(ctx, 2) })
+		next := tr.reload()
+		tr.forget()
 		tr.listens(105)
 		tr.die(101, 143)
 		tr.answered(answer, "")
+		tr.answered(grown, "")
+		tr.told("0: 105 ready", "0: replaced by 105, restart 1", "SIGTERM to 101", "0: 101 ended, reload", "reload ok: <nil>", "1: 106 started", "0: 107 started")
+		tr.listens(106, 107)
+		tr.die(105, 143)
+		tr.listens(108)
+		tr.die(106, 143)
+		tr.answered(next, "")
+
+		// What can't be executed is no end of those who run.
+		tr.failures = []error{&reaper.StartError{Name: "node", What: "execute", Err: syscall.ENOENT, Exec: true}}
+		tr.answered(scale(4), "cannot execute")
+		if list := tr.pool.Snapshots(); len(list) != 2 {
+			t.Errorf("there are %+v", list)
+		}
+		tr.answered(scale(3), "")
+		tr.listens(109)
+
+		// Who waits for the end of a reload does not wait beyond that of all.
+		answer = tr.reload()
+		grown = tr.ask(func(ctx context.Context) error { return tr.pool.Grow(ctx, 4) })
 		tr.stopAll()
+		tr.answered(grown, ErrEnding.Error())
+		tr.answered(answer, ErrEnding.Error())
+	})
+}
+
+// Where one ends the other before, the new process may end for good before it is ready.
+func TestReloadByRestartOfTheFinished(t *testing.T) {
+	o := several(1)
+	o.Overlap = nil
+	o.Policy.When = OnFailure
+	perform(t, o, func(tr *troupe) {
+		tr.listens(101)
+		answer := tr.reload()
+		tr.die(101, 143)
+		tr.die(102, 0)
+		tr.answered(answer, "the new process ended before it was ready: code 0")
+		tr.ended(0)
+	})
+}
+
+// The first INT in the midst of a reload begins the stop, as TERM does; another one
+// kills.
+func TestInterruptInAReload(t *testing.T) {
+	perform(t, several(1), func(tr *troupe) {
+		tr.listens(101)
+		tr.reload()
+		tr.listens(102)
+		tr.after(s)
+		tr.forget()
+		tr.signal(syscall.SIGINT)
+		tr.told("SIGINT to 102")
+		tr.after(s)
+		tr.forget()
+		tr.signal(syscall.SIGINT)
+		tr.toldInAnyOrder("SIGKILL to 101", "SIGKILL to 101", "SIGKILL to 102", "SIGKILL to 102")
+		tr.die(101, 137)
+		tr.die(102, 137)
+		tr.ended(137)
+	})
+	perform(t, several(1), func(tr *troupe) {
+		tr.listens(101)
+		tr.signal(syscall.SIGTERM)
+		tr.forget()
+		tr.signal(syscall.SIGINT)
+		tr.told("SIGKILL to 101", "SIGKILL to 101")
+		tr.die(101, 137)
+		tr.ended(137)
 	})
 }
 

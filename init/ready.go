@@ -92,6 +92,7 @@ func (a *App) becameReady() {
 	}
 	a.snap.Ready, a.snap.NotReady = true, ""
 	a.feedWatchdog()
+	a.publish() // who hears of it finds it in the snapshot
 	a.emit(Event{Kind: Ready, PID: a.snap.PID, Uptime: time.Since(a.run.started)})
 }
 

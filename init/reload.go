@@ -43,10 +43,12 @@ type reload struct {
 	err       error // why it is rolled back, once the candidate has ended
 }
 
-// scaleRequest asks for a number of processes.
+// scaleRequest asks for a number of processes; later: when a reload is under way,
+// behind it.
 type scaleRequest struct {
-	n    int
-	done chan scaled
+	n     int
+	later bool
+	done  chan scaled
 }
 
 // scaled are the workers that there are no more, or why nothing was done.
@@ -85,15 +87,21 @@ func (l *Pool) Reload(ctx context.Context, text string) error {
 }
 
 // Scale makes n the number of processes: more are started, or those with the
-// highest numbers are ended in order. It does not wait for either.
+// highest numbers are ended in order. It does not wait for either. During a reload it
+// is an error.
 func (l *Pool) Scale(ctx context.Context, n int) error {
-	return l.scale(ctx, n).err
+	return l.scale(ctx, n, false).err
+}
+
+// Grow is Scale that waits for the end of a reload.
+func (l *Pool) Grow(ctx context.Context, n int) error {
+	return l.scale(ctx, n, true).err
 }
 
 // Alone makes the first process the only one, and returns when the others have
-// ended.
+// ended. It waits for the end of a reload.
 func (l *Pool) Alone(ctx context.Context) error {
-	s := l.scale(ctx, 1)
+	s := l.scale(ctx, 1, true)
 	for _, w := range s.ending {
 		select {
 		case <-w.app.over:
@@ -104,11 +112,16 @@ func (l *Pool) Alone(ctx context.Context) error {
 	return s.err
 }
 
-func (l *Pool) scale(ctx context.Context, n int) scaled {
-	r := scaleRequest{n, make(chan scaled, 1)}
+func (l *Pool) scale(ctx context.Context, n int, later bool) scaled {
+	r := scaleRequest{n, later, make(chan scaled, 1)}
 	select {
 	case l.scales <- r:
-		return <-r.done
+		select {
+		case s := <-r.done:
+			return s
+		case <-ctx.Done():
+			return scaled{err: ctx.Err()}
+		}
 	case <-l.over:
 		return scaled{err: ErrEnding}
 	case <-ctx.Done():
@@ -117,7 +130,15 @@ func (l *Pool) scale(ctx context.Context, n int) scaled {
 }
 
 // scaleRequested: somebody wants another number of processes.
-func (l *Pool) scaleRequested(n int) (s scaled) {
+func (l *Pool) scaleRequested(r scaleRequest) {
+	if r.later && l.reload != nil && !l.ending {
+		l.waiting = append(l.waiting, r)
+		return
+	}
+	r.done <- l.scaleTo(r.n)
+}
+
+func (l *Pool) scaleTo(n int) (s scaled) {
 	switch {
 	case l.ending:
 		return scaled{err: ErrEnding}
@@ -133,8 +154,12 @@ func (l *Pool) scaleRequested(n int) (s scaled) {
 		l.emit(Event{Kind: Scaled, Count: n})
 	}
 	for number := 0; len(l.serving()) < n; number++ {
-		if !slices.ContainsFunc(l.serving(), func(w *worker) bool { return w.n == number }) {
-			l.add(number)
+		if slices.ContainsFunc(l.serving(), func(w *worker) bool { return w.n == number }) {
+			continue
+		}
+		if w, _, err := l.add(number); err != nil {
+			l.serve(l.without(w)) // the others go on
+			return scaled{err: err}
 		}
 	}
 	for i := len(workers) - 1; i >= n; i-- {
@@ -146,7 +171,7 @@ func (l *Pool) scaleRequested(n int) (s scaled) {
 
 // replace puts a worker in the place of another one, or nothing, and ends that one.
 func (l *Pool) replace(old, by *worker, why Reason) {
-	workers := slices.DeleteFunc(slices.Clone(l.serving()), func(w *worker) bool { return w == old })
+	workers := l.without(old)
 	if by != nil {
 		workers = append(workers, by)
 	}
@@ -282,12 +307,16 @@ func (l *Pool) ready(w *worker) {
 		r.candidate = nil
 		old := r.old.app.snapshot.Load()
 		p := promotion{old.snap.Starts, old.snap.Restarts, old.history, make(chan struct{})}
+		serves := slices.Contains(l.serving(), r.old)
+		if !serves { // it was over by itself, and is counted
+			p.starts, p.restarts = 0, 0
+		}
 		select {
 		case w.app.promoted <- p:
 			<-p.done
 		case <-w.app.over:
 		}
-		if !slices.Contains(l.serving(), r.old) { // it was over by itself
+		if !serves {
 			l.serve(append(slices.Clone(l.serving()), w))
 			l.replaceNext()
 			return
@@ -359,6 +388,11 @@ func (l *Pool) endReload() {
 	l.readyBy.stop()
 	l.emit(Event{Kind: Reloaded, Result: r.result, Uptime: time.Since(r.began), Text: r.text, Err: r.err})
 	r.answer(r.failure())
+	waiting := l.waiting
+	l.waiting = nil
+	for _, s := range waiting {
+		l.scaleRequested(s)
+	}
 	if next := l.next; next != nil {
 		l.next = nil
 		l.reloadRequested(next)
@@ -372,7 +406,10 @@ func (l *Pool) failReload(err error) {
 			r.answer(err)
 		}
 	}
-	l.reload, l.next = nil, nil
+	for _, s := range l.waiting {
+		s.done <- scaled{err: err}
+	}
+	l.reload, l.next, l.waiting = nil, nil, nil
 }
 
 // Reload starts the app anew, as Restart does: what one App supervises is ended
@@ -388,9 +425,11 @@ func (a *App) Scale(context.Context, int) error {
 
 // promote: the process takes the place of another one.
 func (a *App) promote(p promotion) {
+	if a.snap.Restarts == 0 { // it has not ended since it was ready
+		a.history = p.history
+	}
 	a.snap.Starts += p.starts
-	a.snap.Restarts = p.restarts + 1
-	a.history = p.history
+	a.snap.Restarts += p.restarts + 1
 	a.emit(Event{Kind: Replaced, PID: a.snap.PID, Reason: ReasonReload, Restarts: a.snap.Restarts})
 	close(p.done)
 }

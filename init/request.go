@@ -151,13 +151,14 @@ func (a *App) answer(err error) {
 	a.waiting = nil
 }
 
-// stopAsked: somebody wants the end, by the API.
-func (a *App) stopAsked(r stopRequest) {
+// endRequested: somebody wants the end, by the API.
+func (a *App) endRequested(r stopRequest) {
 	send := r.by
 	if send == 0 {
 		send = a.killSignal()
 	}
 	a.stopRequested(0, send)
+	a.stopAsked = true
 	if r.by == syscall.SIGKILL {
 		a.killNow()
 	}

@@ -42,6 +42,7 @@ func (a *App) signalled(r signals.Received) {
 			e.SentAs = s
 			a.emit(e)
 			a.stopRequested(s, 0)
+			a.stopAsked = true
 			return
 		}
 		if a.run.process != nil && !a.stopping() && !a.drains(to) && a.opts.Link == nil {
@@ -49,6 +50,7 @@ func (a *App) signalled(r signals.Received) {
 		}
 		a.emit(e)
 		a.stopRequested(s, to)
+		a.stopAsked = true
 		return
 	case r.Forwarded:
 		a.catcher.JustForwarded(to) // it is known from here on
@@ -96,9 +98,12 @@ func (a *App) stopRequested(received, send syscall.Signal) {
 		}
 		a.final = true
 		a.answer(a.ending())
-		// A ^C may arrive twice: from the terminal, and from what hands it on.
-		if received == syscall.SIGINT && time.Since(a.interrupted) >= sameInterrupt {
-			a.killNow()
+		switch {
+		case received != syscall.SIGINT:
+		case !a.stopAsked && a.interrupted.IsZero():
+			a.interrupted = time.Now() // the run was ended for another reason: the stop begins now
+		case time.Since(a.interrupted) >= sameInterrupt:
+			a.killNow() // not the same ^C, from the terminal and from what hands it on
 		}
 	case StateClearing:
 		a.final = true

@@ -495,8 +495,12 @@ function start(taken) {
   }
 
   if (direct && config.messages && !process.send) {
+    let said = false;
     process.send = (message, ...rest) => {
-      if (message === 'ready') quietly(tell)({ ready: true });
+      if (message === 'ready' && !said) {
+        said = true;
+        quietly(tell)({ ready: true });
+      }
       const callback = rest.pop();
       if (typeof callback === 'function') process.nextTick(callback, null);
       return true;

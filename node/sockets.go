@@ -15,10 +15,9 @@ import (
 )
 
 const (
-	// backlog is how many connections wait in the kernel for node to accept them:
-	// node's own default (server.listen()), which the kernel bounds by
-	// net.core.somaxconn.
-	backlog = 511
+	// nodesBacklog is how many connections node by default has wait in the kernel for
+	// it to accept them (server.listen()); the kernel bounds that by net.core.somaxconn.
+	nodesBacklog = 511
 	// copies is how often a process gets each socket: so often it can close it and
 	// listen once more, as get-port and its kin do.
 	copies = 4
@@ -162,6 +161,52 @@ func (s *Sockets) reopen(which func(*socket) bool) error {
 	return errors.Join(errs...)
 }
 
+// Vacate takes note that nobody is known to listen: Occupied tells whether somebody has
+// begun to since.
+func (s *Sockets) Vacate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range s.list {
+		if n.fd >= 0 && !n.refusing {
+			_ = unix.Listen(n.fd, backlog())
+		}
+	}
+}
+
+// Occupied tells whether a process has listened on a TCP socket that it has inherited,
+// since it was opened or Vacate was called: listen(2) changes the limit of those who
+// wait, which is another one than evermore's where the app takes node's default.
+func (s *Sockets) Occupied() bool {
+	for _, b := range s.Backlogs() {
+		if b.Limit != backlog() {
+			return true
+		}
+	}
+	return false
+}
+
+// backlog is how many connections may wait where nobody but evermore listens: not as
+// many as node has wait.
+var backlog = sync.OnceValue(func() int {
+	most, err := number("/proc/sys/net/core/somaxconn", 32)
+	if err != nil {
+		return nodesBacklog - 1
+	}
+	if most > nodesBacklog {
+		return nodesBacklog + 1
+	}
+	return max(int(most)-1, 1)
+})
+
+// number reads one from a file of the kernel's.
+func number(path string, bits int) (uint64, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(strings.TrimSpace(string(text)), 10, bits)
+}
+
 // Close gives all addresses up.
 func (s *Sockets) Close() {
 	s.mu.Lock()
@@ -191,11 +236,7 @@ func (s *Sockets) Permits(a Address) error {
 // unprivileged is the first port that needs no right, see ip_unprivileged_port_start
 // in the kernel's Documentation/networking/ip-sysctl.rst.
 func unprivileged() uint16 {
-	text, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start")
-	if err != nil {
-		return 1024
-	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 16)
+	n, err := number("/proc/sys/net/ipv4/ip_unprivileged_port_start", 16)
 	if err != nil {
 		return 1024
 	}
@@ -236,7 +277,7 @@ func (s *Sockets) index(a Address) int {
 func (n *socket) open(owner *syscall.Credential) (err error) {
 	switch {
 	case n.fd >= 0:
-		err = unix.Listen(n.fd, backlog)
+		err = unix.Listen(n.fd, backlog())
 	case n.Path != "":
 		err = n.bindUnix(owner)
 	default:
@@ -351,7 +392,7 @@ func (n *socket) bind(family int, bound func(fd int) error) error {
 	var st unix.Stat_t
 	err = bound(fd)
 	if err == nil {
-		err = unix.Listen(fd, backlog)
+		err = unix.Listen(fd, backlog())
 	}
 	if err == nil {
 		err = unix.Fstat(fd, &st)

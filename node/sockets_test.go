@@ -246,8 +246,28 @@ func TestBacklogs(t *testing.T) {
 		b := s.Backlogs()
 		return len(b) == 1 && b[0].Address == a && b[0].Waiting == 3
 	})
-	if b := s.Backlogs()[0]; b.Limit < 1 || b.Limit > backlog {
+	if b := s.Backlogs()[0]; b.Limit < 1 || b.Limit > backlog() {
 		t.Errorf("limit %d", b.Limit)
+	}
+	// Whoever listens on what it has inherited is seen, though it says nothing.
+	if s.Occupied() {
+		t.Error("somebody listens")
+	}
+	if err := unix.Listen(s.list[0].fd, nodesBacklog); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Occupied() {
+		t.Error("node listens, and is not seen")
+	}
+	s.Vacate()
+	if s.Occupied() {
+		t.Error("somebody listens after Vacate")
+	}
+	s.Refuse()
+	s.Vacate()
+	if c, err := net.Dial("tcp", local(a.Port)); err == nil {
+		c.Close()
+		t.Error("Vacate listens on what is to refuse")
 	}
 }
 
