@@ -36,7 +36,8 @@ type PoolOptions struct {
 
 // Pool runs an app as one or more processes that do the same work, each with an
 // App that keeps it alive, and replaces them without a gap. One goroutine, that of
-// Run, owns its state. A worker that gives up, or a stop, ends them all.
+// Run, owns its state. A worker that gives up leaves the work to the others; when none
+// is left, or by a stop, all is over.
 type Pool struct {
 	opts      PoolOptions
 	kernel    Processes
@@ -85,6 +86,7 @@ type worker struct {
 	children chan struct{}
 	reaped   []reaper.Exit
 	gaveUp   bool   // told by an event of the app
+	down     bool   // it gave up, and others serve on; known to the pool alone
 	reason   Reason // of its end, likewise
 }
 
@@ -206,8 +208,8 @@ func (l *Pool) run(w *worker) {
 }
 
 // Run keeps the started processes alive until the end of them all, and returns
-// evermore's exit code: that of the worker that gave up, or else the first that was
-// not 0.
+// evermore's exit code: that of the last worker that gave up, or else the first that
+// was not 0.
 func (l *Pool) Run() int {
 	defer close(l.over)
 	for _, w := range l.serving() {
@@ -246,12 +248,24 @@ func (l *Pool) Run() int {
 
 func ptr[T any](v T) *T { return &v }
 
-// serving gives the workers that serve, by their numbers.
+// serving gives the workers that serve, or gave up while others do, by their numbers.
 func (l *Pool) serving() []*worker { return *l.workers.Load() }
 
-// all gives every worker that there is.
+// living gives those of them that have not ended. Any goroutine may ask.
+func (l *Pool) living() []*worker {
+	return slices.DeleteFunc(slices.Clone(l.serving()), func(w *worker) bool {
+		select {
+		case <-w.app.over:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// all gives every worker whose end is still to come.
 func (l *Pool) all() []*worker {
-	all := slices.Concat(l.serving(), l.leaving)
+	all := slices.DeleteFunc(slices.Concat(l.serving(), l.leaving), func(w *worker) bool { return w.down })
 	if l.reload != nil && l.reload.candidate != nil {
 		all = append(all, l.reload.candidate)
 	}
@@ -338,18 +352,47 @@ func (l *Pool) ended(n news) {
 		l.candidateEnded(n)
 		return
 	}
-	l.remember(w)
-	l.serve(l.without(w))
 	if r := l.reload; r != nil && r.old == w && r.restarted {
 		r.result, r.err = ReloadFailed, fmt.Errorf("the new process ended before it was ready: %s", w.app.Snapshot().LastExit)
 		defer l.endReload()
 	}
+	others := l.up(w)
+	if w.gaveUp && !l.ending && others > 0 {
+		w.down = true
+		l.emit(Event{Kind: Noted, Text: fmt.Sprintf("worker %d is given up, and %d serve on: restart, reload and scale start it again", w.n, others)})
+		return
+	}
+	if others == 0 {
+		l.clear()
+	}
+	l.remember(w)
+	l.serve(l.without(w))
 	if !l.decided && (l.code == 0 || w.gaveUp) {
 		l.code, l.reason = n.code, w.reason
 	}
 	if w.gaveUp && !l.ending {
 		l.decided = true
 		l.stopRequested(stopRequest{})
+	}
+}
+
+// up is how many workers beside one have not given up.
+func (l *Pool) up(but *worker) (n int) {
+	for _, w := range l.serving() {
+		if w != but && !w.down {
+			n++
+		}
+	}
+	return n
+}
+
+// clear takes away the workers that gave up.
+func (l *Pool) clear() {
+	for _, w := range l.serving() {
+		if w.down {
+			l.remember(w)
+			l.serve(l.without(w))
+		}
 	}
 }
 
@@ -570,7 +613,7 @@ func (l *Pool) Recall(ago []time.Duration) {
 
 // Restart does what App.Restart does, with all workers at the same time.
 func (l *Pool) Restart(ctx context.Context, reason Reason, text string) error {
-	workers := l.serving()
+	workers, all := l.living(), len(l.serving())
 	errs := make(chan error, len(workers))
 	for _, w := range workers {
 		go func() {
@@ -585,8 +628,11 @@ func (l *Pool) Restart(ctx context.Context, reason Reason, text string) error {
 	for range workers {
 		err = cmp.Or(err, <-errs)
 	}
-	if len(workers) == 0 {
+	switch {
+	case len(workers) == 0:
 		return ErrEnding
+	case len(workers) < all && err == nil:
+		return l.Grow(ctx, all) // those that gave up begin anew
 	}
 	return err
 }

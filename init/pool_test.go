@@ -130,6 +130,8 @@ func (tr *troupe) Observe(e Event) {
 		tr.note("reload %s: %v", e.Result, e.Err)
 	case GaveUp:
 		tr.note("%d: gave up", e.Worker)
+	case Noted:
+		tr.note("%s", e.Text)
 	case OOMKilled:
 		tr.note("%d killed for want of memory", e.Count)
 	case Stopped:
@@ -305,19 +307,93 @@ func TestPoolKeepsEachAlive(t *testing.T) {
 	})
 }
 
-func TestPoolEndsWhenOneGivesUp(t *testing.T) {
+// The others serve on when one gives up; what is asked for next starts it again.
+func TestPoolGoesOnWhenOneGivesUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		overlap bool
+		again   func(*troupe) chan error
+	}{
+		"reload":            {true, (*troupe).reload},
+		"reload by restart": {false, (*troupe).reload},
+		"restart": {true, func(tr *troupe) chan error {
+			return tr.ask(func(ctx context.Context) error { return tr.pool.Restart(ctx, ReasonRequest, "") })
+		}},
+		"scale": {true, func(tr *troupe) chan error {
+			return tr.ask(func(ctx context.Context) error { return tr.pool.Scale(ctx, 2) })
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := several(2)
+			o.Policy.MaxRestarts = Rate{1, time.Hour}
+			if !c.overlap {
+				o.Overlap = nil
+			}
+			perform(t, o, func(tr *troupe) {
+				tr.listens(101, 102)
+				tr.after(20 * s)
+				tr.die(102, 3)
+				tr.after(s)
+				tr.forget()
+				tr.die(103, 3)
+				tr.told("1: 103 ended, exit", "1: gave up", "worker 1 is given up, and 1 serve on: restart, reload and scale start it again")
+				if ok, why := tr.pool.CheckReady(context.Background()); !ok {
+					t.Errorf("not ready: %s", why)
+				}
+				list := tr.pool.Snapshots()
+				if sum := tr.pool.Snapshot(); len(list) != 2 || list[1].State != StateStopped || sum.Starts != 3 || !sum.Ready || sum.PID != 101 {
+					t.Errorf("there are %+v, of all %+v", list, sum)
+				}
+				tr.signal(syscall.SIGUSR2)
+				answer := c.again(tr)
+				for range 10 { // whoever is there listens, and ends when it is told to
+					for _, pid := range tr.pids() {
+						if tr.toldToEnd(pid) {
+							tr.die(pid, 143)
+						} else {
+							tr.listens(pid)
+						}
+					}
+				}
+				tr.answered(answer, "")
+				list = tr.pool.Snapshots()
+				if len(list) != 2 || !list[0].Ready || !list[1].Ready || list[0].Worker != 0 || list[1].Worker != 1 || len(tr.pids()) != 2 {
+					t.Errorf("there are %+v", list)
+				}
+				tr.stopAll()
+			})
+		})
+	}
+	// A stop is a stop, whoever has given up before.
+	o := several(2)
+	o.Policy.MaxRestarts = Rate{1, time.Hour}
+	perform(t, o, func(tr *troupe) {
+		tr.listens(101, 102)
+		tr.die(102, 3)
+		tr.after(s)
+		tr.die(103, 3)
+		tr.signal(syscall.SIGTERM)
+		tr.forget()
+		tr.die(101, 0)
+		tr.told("0: 101 ended, request", "over: 0, request")
+		tr.ended(0)
+	})
+}
+
+func TestPoolEndsWhenAllGiveUp(t *testing.T) {
 	o := several(2)
 	o.Policy.MaxRestarts = Rate{1, time.Hour}
 	perform(t, o, func(tr *troupe) {
 		tr.die(101, 3)
 		tr.after(s)
-		tr.forget()
 		tr.die(103, 3)
-		tr.told("0: 103 ended, exit", "0: gave up", "SIGTERM to 102")
-		tr.die(102, 0)
-		tr.ended(3)
-		// Who asks at the end hears of all of it, and how the one ended that gave up.
-		if s := tr.pool.Snapshot(); s.Starts != 3 || s.Restarts != 1 || s.LastPID != 103 || s.LastExit.Code != 3 || s.State != StateStopped || s.Ready {
+		tr.die(102, 4)
+		tr.after(s)
+		tr.forget()
+		tr.die(104, 4)
+		tr.told("1: 104 ended, exit", "1: gave up", "over: 4, exit")
+		tr.ended(4)
+		// Who asks at the end hears of all of it.
+		if s := tr.pool.Snapshot(); s.Starts != 4 || s.Restarts != 2 || s.LastPID != 104 || s.LastExit.Code != 4 || s.State != StateStopped || s.Ready {
 			t.Errorf("the snapshot is %+v", s)
 		}
 	})

@@ -149,6 +149,7 @@ func (l *Pool) scaleTo(n int) (s scaled) {
 	case len(l.later) > 0:
 		return scaled{err: errors.New("the command of --before runs: scale when the app is started")}
 	}
+	l.clear() // who gave up begins anew
 	workers := l.serving()
 	if n != len(workers) {
 		l.emit(Event{Kind: Scaled, Count: n})
@@ -249,6 +250,19 @@ func (l *Pool) replaceNext() {
 		}
 	}
 	r.old = old
+	if !r.overlap && old.down {
+		l.serve(l.without(old))
+		w, _, err := l.add(old.n)
+		if err != nil {
+			l.serve(l.without(w))
+			r.result, r.err = ReloadFailed, err
+			l.endReload()
+			return
+		}
+		r.old, r.restarted = w, true
+		l.readyBy.set(l.opts.ReadyTimeout)
+		return
+	}
 	if !r.overlap {
 		go func() {
 			err := old.app.Restart(context.Background(), ReasonReload, r.text)
@@ -307,8 +321,8 @@ func (l *Pool) ready(w *worker) {
 		r.candidate = nil
 		old := r.old.app.snapshot.Load()
 		p := promotion{old.snap.Starts, old.snap.Restarts, old.history, make(chan struct{})}
-		serves := slices.Contains(l.serving(), r.old)
-		if !serves { // it was over by itself, and is counted
+		isThere := slices.Contains(l.serving(), r.old)
+		if !isThere { // it was over by itself, and is counted
 			p.starts, p.restarts = 0, 0
 		}
 		select {
@@ -316,8 +330,8 @@ func (l *Pool) ready(w *worker) {
 			<-p.done
 		case <-w.app.over:
 		}
-		if !serves {
-			l.serve(append(slices.Clone(l.serving()), w))
+		if !isThere || r.old.down {
+			l.serve(append(l.without(r.old), w))
 			l.replaceNext()
 			return
 		}
@@ -474,7 +488,7 @@ func (w *worker) Reap() reaper.Reaped {
 
 // Zombies are looked for by one of the workers.
 func (w *worker) Zombies() []reaper.Zombie {
-	if s := w.pool.serving(); len(s) == 0 || s[0] != w {
+	if s := w.pool.living(); len(s) == 0 || s[0] != w {
 		return nil
 	}
 	return w.pool.kernel.Zombies()
