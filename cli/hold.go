@@ -209,7 +209,7 @@ func (r *running) openLink(o *pid1.Options) error {
 		}
 		if o.Adopt == nil {
 			h.sockets.Close()
-			return r.about("hold", err)
+			return &failure{code: 1, err: fmt.Errorf("%s: %w", r.given["hold"], err)}
 		}
 		h.wanted, h.adopted = append(h.wanted, a), true
 	}
@@ -380,12 +380,18 @@ func (h *holding) Stack(ctx context.Context, pid int) (string, error) {
 	return node.Stack(ctx, pid)
 }
 
-// overlaps tells whether a new process can listen beside the one before: on held
-// ports only.
-func (h *holding) overlaps() bool {
+// overlaps tells why no new process can listen beside the one before, which it can on
+// held ports only; nil: it can.
+func (h *holding) overlaps() error {
+	if err := h.alone(); err != nil {
+		return err
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return len(h.used) > 0 && len(h.unheld) == 0
+	if len(h.used) == 0 {
+		return errors.New("it does not listen on what is held")
+	}
+	return nil
 }
 
 // alone tells why there can't be more processes; nil: there can.
@@ -394,7 +400,7 @@ func (h *holding) alone() error {
 	defer h.mu.Unlock()
 	for _, at := range h.unheld {
 		for a := range at {
-			return fmt.Errorf("it listens on %s, which is not held: another process could not", a)
+			return fmt.Errorf("it listens on %s, which is not held", a)
 		}
 	}
 	return nil
@@ -776,7 +782,12 @@ func (h *holding) vacancyElapsed() {
 		return
 	}
 	h.refuse()
-	h.running.note(fmt.Sprintf("nobody has listened on %s for %s: connections are refused until the app does", join(h.sockets.Addresses()), h.running.holdTimeout))
+	elsewhere := ""
+	if at := slices.Collect(maps.Keys(h.unheld)); len(at) > 0 {
+		elsewhere = " (it listens on " + join(h.of(at[0].Main, h.unheld)) + ")"
+	}
+	h.running.note(fmt.Sprintf("nobody has listened on %s for %s: connections are refused until the app does%s",
+		join(h.sockets.Addresses()), h.running.holdTimeout, elsewhere))
 }
 
 func (h *holding) refuse() {

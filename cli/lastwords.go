@@ -25,6 +25,10 @@ func (l *lastWords) observe(e pid1.Event) {
 		l.exited = &e
 	case pid1.GaveUp:
 		l.gaveUp = e.Text
+	case pid1.Stopped:
+		if e.Reason == pid1.ReasonRequest {
+			l.gaveUp = "" // one of several had, and the others went on
+		}
 	}
 }
 

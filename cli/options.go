@@ -397,7 +397,7 @@ var table = []option{
 	},
 	{
 		name: "instances", short: "i", group: groupHold, arg: "N",
-		help:     "run N processes on the same ports; max: one a processor; implies --hold auto, and makes HUP a reload",
+		help:     "run N processes on the same ports; max, or 0: one a processor; implies --hold auto, and makes HUP a reload",
 		set:      func(s *settings, v string) (err error) { s.instances, err = parseInstances(v); return },
 		shown:    both("1"),
 		complete: words("max", "2"),

@@ -93,7 +93,7 @@ func (r *running) start(first *early.Start) error {
 		}
 	}
 	r.mark = kernel.Mark()
-	warnings := slices.Concat(r.lateStop(), r.noHeap(), misspelt(os.Environ()))
+	warnings := slices.Concat(r.lateStop(), r.noHeap(), r.unwatched(), misspelt(os.Environ()))
 	if r.starter == nil {
 		warnings = append(r.warnings(), warnings...) // a daemon's starter says them
 	}

@@ -407,6 +407,14 @@ func (s *settings) noHeap() []string {
 	return nil
 }
 
+// unwatched warns that --watch-action does nothing.
+func (s *settings) unwatched() []string {
+	if s.isGiven("watch-action") && !s.watch {
+		return []string{"--watch-action does nothing without --watch: no change is noticed"}
+	}
+	return nil
+}
+
 // withEnvFiles adds the variables of --env-file that the environment lacks, as
 // Node's own --env-file does (https://nodejs.org/api/cli.html#--env-fileconfig).
 func (s *settings) withEnvFiles(env []string) ([]string, error) {

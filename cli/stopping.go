@@ -127,7 +127,9 @@ func (s *settings) scaleAction(args []string) (int, error) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), restartMargin)
 		defer cancel()
-		return a.Scale(ctx, n)
+		err := a.Scale(ctx, n)
+		a.askAgain()
+		return err
 	})
 }
 
@@ -276,8 +278,17 @@ func (s *settings) reload(a *app) error {
 		ctx, cancel := context.WithTimeout(context.Background(), a.reloadTime())
 		defer cancel()
 		_, err := a.Reload(ctx)
+		a.askAgain()
 		return err
 	})
+}
+
+// askAgain has the table show an app as it is now: restart shows what was, as forever's.
+func (a *app) askAgain() {
+	ctx, cancel := context.WithTimeout(context.Background(), answerTime)
+	defer cancel()
+	a.ask(ctx)
+	a.at = time.Now()
 }
 
 // renew has the supervisor of an app do something after which its processes are

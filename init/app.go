@@ -422,13 +422,15 @@ func (a *App) prepare() error {
 
 // start starts the app's next run.
 func (a *App) start() error {
-	c := a.command()
+	c, err := a.command()
+	if err != nil {
+		return err
+	}
 	var p Process
 	spawn := func() (err error) {
 		p, err = a.spawn(c)
 		return err
 	}
-	var err error
 	if a.opts.Link != nil {
 		err = a.opts.Link.Hand(&c, spawn)
 	} else {
@@ -442,14 +444,18 @@ func (a *App) start() error {
 	return nil
 }
 
-// command is what the next run executes.
-func (a *App) command() reaper.Command {
+// command is what the next run executes. What can't be brought up to date stays as it
+// was; where another process serves meanwhile, it is an error.
+func (a *App) command() (reaper.Command, error) {
 	if a.opts.Refresh != nil {
 		if err := a.opts.Refresh(&a.opts.Command); err != nil {
+			if a.trial.Load() {
+				return a.opts.Command, err
+			}
 			a.emit(Event{Kind: Warned, Err: err})
 		}
 	}
-	return a.opts.Command
+	return a.opts.Command, nil
 }
 
 // adopt takes over the run of an app that lost its supervisor.

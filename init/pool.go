@@ -22,9 +22,9 @@ type PoolOptions struct {
 	Instances int
 	// Instance, when not nil, makes the options of one of them out of those of all.
 	Instance func(worker int, o Options) Options
-	// Overlap, when not nil, tells whether a new process can be started beside the
-	// one that it is to replace. Otherwise a reload ends the old one first.
-	Overlap func() bool
+	// Overlap, when not nil, tells why no new process can be started beside the one
+	// that it is to replace; nil: it can. Else a reload ends the old one first.
+	Overlap func() error
 	// ReloadSignal, when not 0, means a reload, unless it means to stop or is
 	// rewritten: ReloadAsked is called, with what the log is to say of the cause.
 	ReloadSignal syscall.Signal

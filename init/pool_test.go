@@ -283,7 +283,7 @@ func (tr *troupe) ended(code int) {
 func several(n int) PoolOptions {
 	o := container()
 	o.Ready.By = ReadyListening
-	return PoolOptions{Options: o, Instances: n, Overlap: func() bool { return true }}
+	return PoolOptions{Options: o, Instances: n, Overlap: func() error { return nil }}
 }
 
 func TestPoolKeepsEachAlive(t *testing.T) {

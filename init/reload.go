@@ -220,11 +220,17 @@ func (r *reload) failure() error {
 func (l *Pool) beginReload(r *reload) {
 	l.reload = r
 	r.began, r.result = time.Now(), ReloadOK
-	r.overlap = l.opts.Overlap != nil && l.opts.Overlap()
+	text := r.text
+	if l.opts.Overlap != nil {
+		err := l.opts.Overlap()
+		if r.overlap = err == nil; !r.overlap {
+			text += ", the old process first: " + err.Error()
+		}
+	}
 	for _, w := range l.serving() {
 		r.slots = append(r.slots, w.n)
 	}
-	l.emit(Event{Kind: Reloading, Text: r.text})
+	l.emit(Event{Kind: Reloading, Text: text})
 	l.replaceNext()
 }
 

@@ -191,6 +191,7 @@ func TestStaleFiles(t *testing.T) {
 		}
 		return path
 	}
+	var living *net.UnixListener
 	socket := func(name string, by time.Duration, alive bool) string {
 		path := filepath.Join(dir, name)
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path})
@@ -200,6 +201,8 @@ func TestStaleFiles(t *testing.T) {
 		l.SetUnlinkOnClose(false)
 		if t.Cleanup(func() { l.Close() }); !alive {
 			l.Close()
+		} else {
+			living = l
 		}
 		return age(path, by)
 	}
@@ -226,6 +229,12 @@ func TestStaleFiles(t *testing.T) {
 		if _, err := os.Lstat(path); err != nil {
 			t.Error(err)
 		}
+	}
+	// Who lives is not disturbed by it.
+	_ = living.SetDeadline(time.Now().Add(10 * time.Millisecond))
+	if c, err := living.Accept(); err == nil {
+		c.Close()
+		t.Error("somebody has connected")
 	}
 }
 

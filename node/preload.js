@@ -268,7 +268,8 @@ function start(taken) {
     } else if (want.alone) {
       why = `the app listens with ${want.alone}`;
     } else {
-      why = `the app listens on ${want.host ? `the address ${want.host}` : 'all addresses'}`;
+      const host = net.isIPv6(want.host) ? `[${want.host}]` : want.host;
+      why = `the app listens on ${host ? `the address ${want.host}` : 'all addresses'}, for which --hold ${host && `${host}:`}${want.port} is`;
     }
     known.get(server).held = undefined;
     release(server, candidates, why, () => listen.apply(server, args));

@@ -372,7 +372,9 @@ func removeStale(path string) error {
 	case info.Mode().Type() != os.ModeSocket:
 		return errors.New("a file that is no socket is there")
 	}
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	// A socket of another type is told whether there is one (EPROTOTYPE, connect(2)), and
+	// disturbs nobody by a connection.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return err
 	}
