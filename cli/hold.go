@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"evermore/cgroup"
 	"evermore/control"
@@ -129,8 +130,10 @@ func (r *running) pool(o pid1.Options, kernel pid1.Processes) *pid1.Pool {
 			return o
 		}
 		switch {
-		case o.Adopt != nil:
+		case o.Adopt != nil && r.holding.adopted:
 			p.Instances = len(adopted) // the others follow when there is something to share
+		case o.Adopt != nil:
+			p.Instances = max(len(adopted), r.instances)
 		case r.holding.learns():
 			p.Instances = 1
 		}
@@ -202,6 +205,16 @@ func (r *running) openLink(o *pid1.Options) error {
 		listening: map[node.From]map[node.Address]int{}, unheld: map[node.From]map[node.Address]int{},
 		alive: map[int]bool{}, warned: map[string]bool{}, unfit: map[node.Address]bool{},
 	}
+	// What a process is not permitted to bind is held where it is named.
+	may := func(a node.Address) bool {
+		named, ok := portOf(o.Command.Env)
+		return slices.Contains(r.held.addresses, a) || h.auto && (h.sockets.Permits(a) == nil || ok && a == named)
+	}
+	if o.Adopt != nil {
+		regain(o.Adopt, h.sockets, may)
+		h.used = h.sockets.Addresses()
+		h.unheard = len(h.used) > 0 // the process speaks to who is no more
+	}
 	for _, a := range r.held.addresses {
 		err := h.sockets.Add(a)
 		if err == nil {
@@ -215,8 +228,7 @@ func (r *running) openLink(o *pid1.Options) error {
 	}
 	if o.Adopt != nil && h.auto {
 		h.wanted = slices.DeleteFunc(heldBy(o.Adopt.PID), func(a node.Address) bool {
-			named, ok := portOf(o.Command.Env)
-			return h.sockets.Permits(a) != nil && (!ok || a != named) // the process can write its environment
+			return !may(a) || slices.Contains(h.used, a)
 		})
 		h.adopted = len(h.wanted) > 0
 	} else if a, ok := portOf(o.Command.Env); ok && h.auto && h.sockets.Add(a) != nil {
@@ -241,6 +253,19 @@ func (r *running) openLink(o *pid1.Options) error {
 	h.watchVacancy()
 	h.mu.Unlock()
 	return nil
+}
+
+// regain takes the sockets that a process which is to be adopted has inherited.
+func regain(a *reaper.Adoption, s *node.Sockets, may func(node.Address) bool) {
+	pidfd, err := unix.PidfdOpen(a.PID, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(pidfd)
+	env, err := environOf(a.PID)
+	if start, errStart := reaper.StartTime(a.PID); err == nil && errStart == nil && start == a.StartTime {
+		s.Regain(pidfd, env, may)
+	}
 }
 
 // heldBy gives the ports that the supervisor which has started a process held for it.

@@ -6,6 +6,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"evermore/bench/load"
 )
 
 // answering collects which processes answer.
@@ -23,10 +26,24 @@ func answering(t *testing.T, port int, times int) map[string]int {
 }
 
 // A supervisor is killed that holds a port for several processes: they serve on, the
-// next one takes all of them over, and when they have ended it holds the port again.
-// One of them ends later than the other, whose place has no port until then.
+// next one takes all of them over, and the port with them, or where it may not do that
+// as soon as they have ended. One of them ends later than the other, whose place has no
+// port until then.
 func TestKilledSupervisorOfInstances(t *testing.T) {
-	t.Parallel()
+	t.Run("it takes the socket", func(t *testing.T) {
+		t.Parallel()
+		killedSupervisorOfInstances(t, nil)
+	})
+	t.Run("it may not", func(t *testing.T) {
+		t.Parallel()
+		if os.Geteuid() != 0 {
+			t.Skip("only root has the capability to lose")
+		}
+		killedSupervisorOfInstances(t, []string{"setpriv", "--bounding-set", "-sys_ptrace", "--inh-caps", "-sys_ptrace"})
+	})
+}
+
+func killedSupervisorOfInstances(t *testing.T, without []string) {
 	h := newHost(t)
 	h.file("slow.js", `if (process.env.NODE_APP_INSTANCE === '1') process.on('SIGTERM', () => setTimeout(process.exit, 300))`)
 	_, port := h.serve("a", "-i", "2", "--min-uptime", "0", "--spin-sleep-time", "50", "-c", "node -r ./slow.js")
@@ -41,13 +58,26 @@ func TestKilledSupervisorOfInstances(t *testing.T) {
 	if lost := h.app("a"); lost.Status != "unsupervised" {
 		t.Fatalf("after kill -9: %+v", lost)
 	}
-	h.ok("evermore", "adopt")
+	h.ok(append(without, "evermore", "adopt")...)
 	for pid := range answering(t, port, 20) {
 		if before[pid] == 0 {
 			t.Errorf("%s answers after the adoption, and did not before it", pid)
 		}
 	}
-	h.ok("evermore", "reload", "a")
+	if without == nil {
+		// It is held for longer than --hold-timeout, and while both are replaced.
+		h.ok("sh", "-c", "sleep 6")
+		run := load.Load{
+			Address: "127.0.0.1:" + strconv.Itoa(port), Fresh: 4, Requests: []load.Request{{Path: "/"}},
+			Pause: 5 * time.Millisecond, Timeout: patience,
+		}.Start()
+		h.ok("evermore", "reload", "a")
+		if got := run.End(); got.Refused+got.TimedOut > 0 || got.Answered == 0 {
+			t.Errorf("reload after the adoption: %v", got)
+		}
+	} else {
+		h.ok("evermore", "reload", "a")
+	}
 	h.await("a", "is there twice again", func(row) bool { return len(answering(t, port, 20)) == 2 })
 	for pid := range answering(t, port, 20) {
 		if before[pid] != 0 {
@@ -58,6 +88,9 @@ func TestKilledSupervisorOfInstances(t *testing.T) {
 	h.ok("evermore", "reload", "a")
 	if strings.Contains(h.log("a"), "internal error") {
 		t.Error(h.log("a"))
+	}
+	if alone := strings.Contains(h.log("a"), "scaling script to instances: 1"); alone != (without != nil) {
+		t.Errorf("the log:\n%s", h.log("a"))
 	}
 	h.ok("evermore", "stop", "a")
 	h.isEmpty()

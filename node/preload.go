@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,17 +188,25 @@ func (l *Link) Environ(argv, env []string, held Held) []string {
 // HeldBy gives what was held for a process of this environment, which Environ made.
 func HeldBy(env []string) []Address {
 	var list []Address
-	for _, v := range env {
-		text, ok := strings.CutPrefix(v, environment+"=")
-		var t told
-		if !ok || json.Unmarshal([]byte(text), &t) != nil {
-			continue
-		}
-		for _, h := range t.Held {
-			if a, err := ParseAddress(h.Name, "/"); err == nil {
-				list = append(list, a)
+	for a := range heldBy(env) {
+		list = append(list, a)
+	}
+	return list
+}
+
+func heldBy(env []string) iter.Seq2[Address, held] {
+	return func(yield func(Address, held) bool) {
+		for _, v := range env {
+			text, ok := strings.CutPrefix(v, environment+"=")
+			var t told
+			if !ok || json.Unmarshal([]byte(text), &t) != nil {
+				continue
+			}
+			for _, h := range t.Held {
+				if a, err := ParseAddress(h.Name, "/"); err == nil && !yield(a, h) {
+					return
+				}
 			}
 		}
 	}
-	return list
 }

@@ -78,6 +78,68 @@ func (s *Sockets) Add(a Address) error {
 	return nil
 }
 
+// Regain takes the sockets that an earlier supervisor has held for a process, which
+// has this environment and serves on: the addresses that it may take are held as if
+// they had been added. The environment is the process's to write: what it says is looked
+// at. It needs pidfd_getfd(2), of Linux 5.6, and the right to trace the process, see
+// ptrace(2); without them nothing is regained.
+func (s *Sockets) Regain(pidfd int, env []string, may func(Address) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for a, h := range heldBy(env) {
+		if s.index(a) >= 0 || !may(a) {
+			continue
+		}
+		for _, theirs := range h.FDs[:min(len(h.FDs), copies)] {
+			fd, err := unix.PidfdGetfd(pidfd, theirs, 0)
+			if err != nil {
+				continue
+			}
+			if n := (&socket{Address: a, fd: fd}); n.recognize() {
+				s.list = append(s.list, n)
+				break
+			}
+			unix.Close(fd)
+		}
+	}
+}
+
+// recognize tells whether the socket listens on its address, as open would have made
+// it, and describes it.
+func (n *socket) recognize() bool {
+	var st, file unix.Stat_t
+	kind, err := unix.GetsockoptInt(n.fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err != nil || kind != unix.SOCK_STREAM || unix.Fstat(n.fd, &st) != nil {
+		return false
+	}
+	if listens, err := unix.GetsockoptInt(n.fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listens == 0 {
+		return false
+	}
+	bound, err := unix.Getsockname(n.fd)
+	if err != nil {
+		return false
+	}
+	n.told.Ino = st.Ino
+	var at netip.AddrPort
+	switch b := bound.(type) {
+	case *unix.SockaddrUnix:
+		n.told.Path = n.Path
+		if b.Name != n.Path || unix.Lstat(n.Path, &file) != nil || file.Mode&unix.S_IFMT != unix.S_IFSOCK {
+			return false
+		}
+		n.told.File = strconv.FormatUint(file.Ino, 10)
+		return true
+	case *unix.SockaddrInet4:
+		at = netip.AddrPortFrom(netip.AddrFrom4(b.Addr), uint16(b.Port))
+	case *unix.SockaddrInet6:
+		at = netip.AddrPortFrom(netip.AddrFrom16(b.Addr), uint16(b.Port))
+	default:
+		return false
+	}
+	n.told.Host, n.told.Port, n.told.Any = at.Addr().String(), at.Port(), n.Host == ""
+	return n.Path == "" && at.Port() == n.Port && (n.Host == n.told.Host || n.Host == "" && at.Addr().IsUnspecified())
+}
+
 // Addresses are those that are held, in the order in which they were added.
 func (s *Sockets) Addresses() []Address {
 	s.mu.RLock()

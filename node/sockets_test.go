@@ -280,3 +280,50 @@ func TestHeldBy(t *testing.T) {
 		t.Errorf("held were %v", got)
 	}
 }
+
+// What is taken from a process is what its environment says, and listens.
+func TestRegain(t *testing.T) {
+	s := sockets(t, Address{Port: freePort(t)}, Address{Host: "127.0.0.1", Port: freePort(t)}, Address{Path: filepath.Join(t.TempDir(), "s")})
+	var env []string
+	_ = s.Inherit(func(_ []uintptr, h Held) error {
+		for i := range h {
+			h[i].FDs = []int{1, s.list[i].fd} // of this process
+		}
+		env = (&Link{}).Environ(nil, nil, h)
+		return nil
+	})
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	all := func(Address) bool { return true }
+	regain := func(env []string, may func(Address) bool) *Sockets {
+		n := NewSockets(nil)
+		n.Regain(pidfd, env, may)
+		return n
+	}
+	n := regain(env, all)
+	if !slices.Equal(n.Addresses(), s.Addresses()) {
+		t.Fatalf("regained %v of %v", n.Addresses(), s.Addresses())
+	}
+	for i, got := range n.list {
+		if want := s.list[i]; got.told.Ino != want.told.Ino || got.told.Host != want.told.Host || got.told.Port != want.told.Port ||
+			got.told.Any != want.told.Any || got.told.Path != want.told.Path || got.told.File != want.told.File {
+			t.Errorf("%+v is regained as %+v", want.told, got.told)
+		}
+		_ = unix.Close(got.fd)
+	}
+	if got := regain(env, func(a Address) bool { return a.Path != "" }); len(got.list) != 1 {
+		t.Errorf("what it may not take: %v", got.Addresses())
+	}
+	// Another name than the socket's, one that does not listen, and a file.
+	other := strings.ReplaceAll(strings.Join(env, "\x00"), s.list[0].String(), "1")
+	if got := regain(strings.Split(other, "\x00"), func(a Address) bool { return a.Port == 1 }); len(got.list) != 0 {
+		t.Errorf("by another name: %v", got.Addresses())
+	}
+	s.list[1].refuse()
+	if got := regain(env, func(a Address) bool { return a == s.list[1].Address }); len(got.list) != 0 {
+		t.Errorf("what does not listen: %v", got.Addresses())
+	}
+}
