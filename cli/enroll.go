@@ -210,7 +210,7 @@ func (s supervisor) Deaths() control.Deaths {
 }
 
 func (s supervisor) Restart(ctx context.Context) error {
-	return s.app.Restart(ctx, pid1.ReasonRequest, "it was asked to")
+	return s.restart(ctx, pid1.ReasonRequest, "it was asked to")
 }
 
 func (s supervisor) Reload(ctx context.Context) error { return s.reload(ctx, "it was asked to") }
@@ -279,7 +279,7 @@ func (r *running) changed(c watch.Change) {
 		_ = r.reload(context.Background(), text)
 		return
 	}
-	_ = r.app.Restart(context.Background(), pid1.ReasonWatch, text) // its failure has its own event
+	_ = r.restart(context.Background(), pid1.ReasonWatch, text) // its failure has its own event
 }
 
 // storm finds a file whose changes restart the app without end.

@@ -186,13 +186,21 @@ type holding struct {
 	refusing  bool           // nobody has listened for so long that it is told
 	ending    bool           // nothing is started any more
 	warned    map[string]bool
+	learned   map[node.Address]bool // are held, or will be, because the app has bound them
+	unused    *time.Timer           // runs until they are to be in use
 	unfit     map[node.Address]bool // were given up: held once more, they would be so again
+	told      time.Time             // when a process was last complained of
+	untold    int                   // complaints since then
 	portless  bool                  // it was ready without any
 	unheard   bool                  // somebody listens who can't be heard
 }
 
 // mostLearned bounds what is held because the app has listened there.
 const mostLearned = 16
+
+// leastUnused is how long such an address may be out of use at the least, while an app
+// begins to listen on one after the other.
+const leastUnused = 5 * time.Second
 
 // mostWarnings bounds what is told once: the app has a say in it.
 const mostWarnings = 100
@@ -203,7 +211,7 @@ func (r *running) openLink(o *pid1.Options) error {
 		running: r, done: make(chan struct{}), auto: r.held.auto || r.isGiven("instances") && len(r.held.addresses) == 0,
 		sockets:   node.NewSockets(o.Command.User),
 		listening: map[node.From]map[node.Address]int{}, unheld: map[node.From]map[node.Address]int{},
-		alive: map[int]bool{}, warned: map[string]bool{}, unfit: map[node.Address]bool{},
+		alive: map[int]bool{}, warned: map[string]bool{}, learned: map[node.Address]bool{}, unfit: map[node.Address]bool{},
 	}
 	// What a process is not permitted to bind is held where it is named.
 	may := func(a node.Address) bool {
@@ -310,8 +318,10 @@ func (h *holding) close() {
 		return
 	}
 	h.mu.Lock()
-	if h.vacant != nil {
-		h.vacant.Stop()
+	for _, t := range []*time.Timer{h.vacant, h.unused} {
+		if t != nil {
+			t.Stop()
+		}
 	}
 	h.ending = true
 	h.mu.Unlock()
@@ -445,25 +455,41 @@ func (h *holding) ready() {
 	}
 }
 
-// reload replaces the app's processes. Where those that were adopted have the ports,
-// all have to end first.
+// reload replaces the app's processes.
 func (r *running) reload(ctx context.Context, text string) error {
-	if h := r.holding; h != nil {
-		h.mu.Lock()
-		adopted := h.adopted
-		h.regaining = h.regaining || adopted
-		h.mu.Unlock()
-		if adopted {
-			err := h.restart(ctx, pid1.ReasonReload, text)
-			if err != nil {
-				h.mu.Lock()
-				h.regaining = false
-				h.mu.Unlock()
-			}
-			return err
-		}
+	if began, err := r.holding.regainBy(ctx, pid1.ReasonReload, text); began {
+		return err
 	}
 	return r.app.Reload(ctx, text)
+}
+
+// restart starts the app's processes anew.
+func (r *running) restart(ctx context.Context, reason pid1.Reason, text string) error {
+	if began, err := r.holding.regainBy(ctx, reason, text); began {
+		return err
+	}
+	return r.app.Restart(ctx, reason, text)
+}
+
+// regainBy has all processes end before the first one starts, where those that were
+// adopted have the ports. Otherwise it does nothing.
+func (h *holding) regainBy(ctx context.Context, reason pid1.Reason, text string) (began bool, err error) {
+	if h == nil {
+		return false, nil
+	}
+	h.mu.Lock()
+	began = h.adopted
+	h.regaining = h.regaining || began
+	h.mu.Unlock()
+	if !began {
+		return false, nil
+	}
+	if err = h.restart(ctx, reason, text); err != nil {
+		h.mu.Lock()
+		h.regaining = false
+		h.mu.Unlock()
+	}
+	return true, err
 }
 
 // listen hears what the app's processes tell, until the link is closed.
@@ -490,7 +516,7 @@ func (h *holding) hear(e node.Event) {
 	case node.Gone:
 		h.gone(e)
 		if e.Why != "" {
-			h.running.warn(fmt.Errorf("process %d is not listened to any more: %s", e.PID, e.Why))
+			h.complain(fmt.Sprintf("process %d is not listened to any more: %s", e.PID, e.Why))
 		}
 	case node.Released:
 		h.released(e)
@@ -503,10 +529,26 @@ func (h *holding) hear(e node.Event) {
 	case node.AppReady:
 		h.tell(pid1.Told{PID: e.Main, What: pid1.SaidReady})
 	case node.Refused:
-		h.running.warn(fmt.Errorf("process %d wanted to speak for the app, and was refused: %s", e.PID, e.Why))
+		h.complain(fmt.Sprintf("process %d wanted to speak for the app, and was refused: %s", e.PID, e.Why))
 	default:
 		h.running.warn(fmt.Errorf("internal error: node told %T", e))
 	}
+}
+
+// complain warns of a process, once a second at the most: it may do anything as often as
+// it likes.
+func (h *holding) complain(text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if time.Since(h.told) < time.Second {
+		h.untold++
+		return
+	}
+	if h.untold > 0 {
+		text += fmt.Sprintf(" (and %d more of the kind before)", h.untold)
+	}
+	h.told, h.untold = time.Now(), 0
+	h.running.warn(errors.New(text))
 }
 
 // released: a port was given up for the app to bind.
@@ -517,7 +559,7 @@ func (h *holding) released(e node.Released) {
 	late := e.Address.Path != "" && h.refusing
 	if late {
 		h.wanted = append(h.wanted, e.Address)
-	} else {
+	} else if delete(h.learned, e.Address); len(h.unfit) < mostWarnings {
 		h.unfit[e.Address] = true
 	}
 	alone := !late && h.running.isGiven("instances") && len(h.sockets.Addresses()) == 0
@@ -530,7 +572,7 @@ func (h *holding) released(e node.Released) {
 	}
 	if alone {
 		h.running.warn(errors.New("the app runs as one process: several can't share a port that is not held"))
-		go func() { _ = h.pool.Load().Alone(context.Background()) }() // or all end
+		go func() { _ = h.pool.Load().Alone(context.Background(), e.Main) }() // the others can't listen
 	}
 	h.changed(e.Main)
 }
@@ -590,6 +632,9 @@ func (h *holding) listens(e node.Listening) {
 	count(h.where(e.Held), e.From, e.Address, 1)
 	late := e.Held && h.refusing
 	learned := h.learn(e)
+	if len(h.learned) > 0 && h.unused == nil && !h.ending {
+		h.unused = time.AfterFunc(max(h.running.holdTimeout, leastUnused), h.unusedElapsed)
+	}
 	h.mu.Unlock()
 	if late {
 		// It may have begun in the moment in which the port was closed.
@@ -613,7 +658,7 @@ func (h *holding) where(held bool) map[node.From]map[node.Address]int {
 // learn takes note of a port that the app binds by itself, and tells whether its
 // other processes wait for it.
 func (h *holding) learn(e node.Listening) bool {
-	if e.Held || !h.auto || h.unfit[e.Address] || slices.Contains(h.wanted, e.Address) || len(h.wanted) == mostLearned {
+	if e.Held || !h.auto || h.unfit[e.Address] || h.learned[e.Address] || slices.Contains(h.wanted, e.Address) || len(h.learned) == mostLearned {
 		return false
 	}
 	if err := h.sockets.Permits(e.Address); err != nil {
@@ -621,7 +666,29 @@ func (h *holding) learn(e node.Listening) bool {
 		return false
 	}
 	h.wanted = append(h.wanted, e.Address)
+	h.learned[e.Address] = true
 	return h.running.isGiven("instances") && len(h.wanted) == 1 && len(h.sockets.Addresses()) == 0
+}
+
+// unusedElapsed: what was learned, and is not in use though the app listens, is another
+// port at each start. It is not to be open for nothing.
+func (h *holding) unusedElapsed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unused = nil
+	inUse := map[node.Address]bool{}
+	for _, at := range h.listening {
+		for a := range at {
+			inUse[a] = true
+		}
+	}
+	for a := range h.learned {
+		if len(inUse)+len(h.unheld) > 0 && !inUse[a] && !slices.Contains(h.wanted, a) {
+			h.sockets.Release(a)
+			delete(h.learned, a)
+			h.used = slices.DeleteFunc(h.used, func(u node.Address) bool { return u == a })
+		}
+	}
 }
 
 // share starts the app anew on the port that it has shown, and the others with it.
@@ -651,7 +718,7 @@ func (h *holding) renew(why string) bool {
 
 // restart ends all processes, and starts the first one when no other has its ports.
 func (h *holding) restart(ctx context.Context, reason pid1.Reason, why string) error {
-	if err := h.pool.Load().Alone(ctx); err != nil {
+	if err := h.pool.Load().Alone(ctx, 0); err != nil {
 		return err
 	}
 	return h.running.app.Restart(ctx, reason, why)
@@ -714,6 +781,20 @@ func (h *holding) began(main int) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.alive[main] = true
+	if h.unheard {
+		// Nor will this one be heard.
+		time.AfterFunc(h.running.holdTimeout, func() { h.believe(main) })
+	}
+}
+
+// believe takes a process for one that listens.
+func (h *holding) believe(main int) {
+	h.mu.Lock()
+	unheard := h.unheard && h.alive[main] && len(h.of(main, h.listening)) == 0
+	h.mu.Unlock()
+	if unheard {
+		h.tell(pid1.Told{PID: main, What: pid1.Listens})
+	}
 }
 
 // exited: one has ended.
@@ -803,6 +884,9 @@ func (h *holding) vacancyElapsed() {
 	h.vacant = nil
 	if h.sockets.Occupied() {
 		h.unheard = true
+		for main := range h.alive {
+			go h.believe(main)
+		}
 		h.running.note(fmt.Sprintf("the app listens on %s, and can't be heard: evermore does not know when it does not any more", join(h.sockets.Addresses())))
 		return
 	}

@@ -792,7 +792,7 @@ func TestInterruptInAReload(t *testing.T) {
 func TestAlone(t *testing.T) {
 	perform(t, several(3), func(tr *troupe) {
 		tr.listens(101, 102, 103)
-		answer := tr.ask(tr.pool.Alone)
+		answer := tr.ask(func(ctx context.Context) error { return tr.pool.Alone(ctx, 0) })
 		tr.die(103, 143)
 		select {
 		case err := <-answer:
@@ -802,6 +802,13 @@ func TestAlone(t *testing.T) {
 		tr.die(102, 143)
 		tr.answered(answer, "")
 		if list := tr.pool.Snapshots(); len(list) != 1 || list[0].PID != 101 {
+			t.Errorf("there are %+v", list)
+		}
+		tr.answered(tr.ask(func(ctx context.Context) error { return tr.pool.Scale(ctx, 2) }), "")
+		answer = tr.ask(func(ctx context.Context) error { return tr.pool.Alone(ctx, 104) })
+		tr.die(101, 143)
+		tr.answered(answer, "")
+		if list := tr.pool.Snapshots(); len(list) != 1 || list[0].PID != 104 {
 			t.Errorf("there are %+v", list)
 		}
 		tr.stopAll()

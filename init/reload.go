@@ -48,6 +48,7 @@ type reload struct {
 type scaleRequest struct {
 	n     int
 	later bool
+	keep  int // the process that is to stay in any case; 0: those with the lowest numbers
 	done  chan scaled
 }
 
@@ -90,18 +91,18 @@ func (l *Pool) Reload(ctx context.Context, text string) error {
 // highest numbers are ended in order. It does not wait for either. During a reload it
 // is an error.
 func (l *Pool) Scale(ctx context.Context, n int) error {
-	return l.scale(ctx, n, false).err
+	return l.scale(ctx, scaleRequest{n: n}).err
 }
 
 // Grow is Scale that waits for the end of a reload.
 func (l *Pool) Grow(ctx context.Context, n int) error {
-	return l.scale(ctx, n, true).err
+	return l.scale(ctx, scaleRequest{n: n, later: true}).err
 }
 
-// Alone makes the first process the only one, and returns when the others have
-// ended. It waits for the end of a reload.
-func (l *Pool) Alone(ctx context.Context) error {
-	s := l.scale(ctx, 1, true)
+// Alone makes one process the only one, and returns when the others have ended: the one
+// of that pid or, where it is none, the first. It waits for the end of a reload.
+func (l *Pool) Alone(ctx context.Context, pid int) error {
+	s := l.scale(ctx, scaleRequest{n: 1, later: true, keep: pid})
 	for _, w := range s.ending {
 		select {
 		case <-w.app.over:
@@ -112,8 +113,8 @@ func (l *Pool) Alone(ctx context.Context) error {
 	return s.err
 }
 
-func (l *Pool) scale(ctx context.Context, n int, later bool) scaled {
-	r := scaleRequest{n, later, make(chan scaled, 1)}
+func (l *Pool) scale(ctx context.Context, r scaleRequest) scaled {
+	r.done = make(chan scaled, 1)
 	select {
 	case l.scales <- r:
 		select {
@@ -135,10 +136,10 @@ func (l *Pool) scaleRequested(r scaleRequest) {
 		l.waiting = append(l.waiting, r)
 		return
 	}
-	r.done <- l.scaleTo(r.n)
+	r.done <- l.scaleTo(r.n, r.keep)
 }
 
-func (l *Pool) scaleTo(n int) (s scaled) {
+func (l *Pool) scaleTo(n, keep int) (s scaled) {
 	switch {
 	case l.ending:
 		return scaled{err: ErrEnding}
@@ -163,9 +164,14 @@ func (l *Pool) scaleTo(n int) (s scaled) {
 			return scaled{err: err}
 		}
 	}
-	for i := len(workers) - 1; i >= n; i-- {
-		s.ending = append(s.ending, workers[i])
-		l.replace(workers[i], nil, ReasonRequest)
+	l.mu.Lock()
+	kept := l.owners[keep].worker
+	l.mu.Unlock()
+	for i := len(workers) - 1; i >= 0 && len(l.serving()) > n; i-- {
+		if workers[i] != kept {
+			s.ending = append(s.ending, workers[i])
+			l.replace(workers[i], nil, ReasonRequest)
+		}
 	}
 	return s
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 	"golang.org/x/sys/unix"
+
+	"evermore/nofollow"
 )
 
 const (
@@ -218,7 +220,7 @@ type tailed struct {
 
 // openRegular opens a file for reading and waits for nobody who writes to a FIFO.
 func openRegular(path string) (*os.File, error) {
-	fd, err := openat(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK)
+	fd, err := nofollow.Open(path, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK)
 	if err != nil {
 		return nil, err
 	}

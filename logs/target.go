@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"evermore/nofollow"
 )
 
 // target is an open descriptor that the app's output goes to.
@@ -54,13 +56,13 @@ func openTarget(path string) (*target, error) {
 	// O_NONBLOCK: neither a FIFO nor a serial line is waited for. O_NOCTTY: a
 	// terminal does not become that of PID 1.
 	const flags = unix.O_CREAT | unix.O_APPEND | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY
-	fd, err := openat(path, flags|unix.O_WRONLY)
+	fd, err := nofollow.Open(path, flags|unix.O_WRONLY)
 	if err == nil && isNamedPipe(fd) {
 		_ = unix.Close(fd)
 		err = unix.ENXIO
 	}
 	if err == unix.ENXIO { // a FIFO, or nothing that can be opened
-		fd, err = openat(path, flags&^unix.O_CREAT|unix.O_RDWR)
+		fd, err = nofollow.Open(path, flags&^unix.O_CREAT|unix.O_RDWR)
 	}
 	if err != nil {
 		return nil, err
@@ -82,83 +84,6 @@ func openTarget(path string) (*target, error) {
 	return t, nil
 }
 
-// openat opens a path. Where root has to pass a folder that another user can
-// change, it follows no symbolic link from there on: an app with a user of its own
-// must not lead evermore to another file.
-func openat(path string, flags int) (int, error) {
-	dir, rest := unix.AT_FDCWD, path
-	how := unix.OpenHow{Flags: uint64(flags)}
-	if flags&unix.O_CREAT != 0 {
-		how.Mode = 0o644
-	}
-	if os.Geteuid() == 0 && flags&unix.O_ACCMODE != unix.O_RDONLY {
-		if safe, below, found := foreignFolder(path); found {
-			fd, err := unix.Open(safe, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-			if err != nil {
-				return -1, err
-			}
-			defer unix.Close(fd)
-			dir, rest = fd, below
-			how.Resolve = unix.RESOLVE_NO_SYMLINKS
-		}
-	}
-	for {
-		fd, err := unix.Openat2(dir, rest, &how)
-		if err == unix.ENOSYS || err == unix.EPERM && how.Resolve == 0 { // before Linux 5.6, or kept away by seccomp
-			if how.Resolve != 0 {
-				flags |= unix.O_NOFOLLOW
-			}
-			fd, err = unix.Openat(dir, rest, flags, 0o644)
-		}
-		if err != unix.EINTR {
-			return fd, err
-		}
-	}
-}
-
-// foreignFolder finds the first folder on the way to a file that somebody else than
-// root can change, and what of the path is below it. Links in root's own folders
-// are followed, as the kernel does.
-func foreignFolder(path string) (folder, below string, found bool) {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return "", "", false
-	}
-	folder = "/"
-	rest := strings.Split(strings.TrimPrefix(abs, "/"), "/")
-	for range maxSteps {
-		var st unix.Stat_t
-		if unix.Stat(folder, &st) != nil {
-			return "", "", false // the open says why
-		}
-		// In a sticky folder such as /tmp nobody replaces what is another's.
-		if st.Uid != 0 || st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0 {
-			return folder, strings.Join(rest, "/"), true
-		}
-		if len(rest) == 1 {
-			return "", "", false
-		}
-		name := rest[0]
-		rest = rest[1:]
-		link, err := os.Readlink(filepath.Join(folder, name))
-		switch {
-		case name == "..":
-			folder = filepath.Dir(folder)
-		case err != nil:
-			folder = filepath.Join(folder, name)
-		default:
-			if filepath.IsAbs(link) {
-				folder = "/"
-			}
-			rest = append(strings.FieldsFunc(link, func(r rune) bool { return r == '/' }), rest...)
-		}
-	}
-	return "", "", false
-}
-
-// maxSteps is more than the kernel goes along a path.
-const maxSteps = 4096
-
 // OpenFile opens a log for appending, as Open does: it waits for no reader of a
 // FIFO.
 func OpenFile(path string) (*os.File, error) {
@@ -173,7 +98,7 @@ func OpenFile(path string) (*os.File, error) {
 // Open: it waits for no reader of a FIFO, and as root it follows no link of another
 // user's.
 func Replace(path string) (*os.File, error) {
-	fd, err := openat(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := nofollow.Open(path, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return nil, err
 	}

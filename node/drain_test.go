@@ -316,6 +316,9 @@ process.on('SIGTERM', () => {
 			t.Fatal(err)
 		}
 		defer c.Close()
+		if keep, err := c.ask("/"); !keep || err != nil { // else it may wait for another process to accept it
+			t.Fatalf("keep %v, %v", keep, err)
+		}
 		_ = c.SetDeadline(time.Now().Add(askTime))
 		// Half of it comes before the drain.
 		fmt.Fprint(c, "GET / HTTP/1.1\r\nHost: app\r\n")

@@ -216,8 +216,13 @@ require.extensions['.js'] = (m, file) => file.endsWith('hooked.js') ? m._compile
 			s.write(name, text)
 		}
 		for _, argv := range [][]string{
-			{"-r", "./hook.js", "app.coffee"}, {"-r", "./hook.js", "hooked.js"},
-			{"main.js"}, {"order.js"}, {"throws.js"}, {"app.mjs"}, {"-p", "process.argv.length"},
+			{"-r", "./hook.js", "app.coffee"},
+			{"-r", "./hook.js", "hooked.js"},
+			{"main.js"},
+			{"order.js"},
+			{"throws.js"},
+			{"app.mjs"},
+			{"-p", "process.argv.length"},
 		} {
 			alone := exec.Command(node, argv...)
 			alone.Dir, alone.Env, alone.Stderr = s.dir, []string{"NODE_NO_WARNINGS=1"}, os.Stderr

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"evermore/nofollow"
 )
 
 // What a process may do on the link. The app's code runs in the same process as
@@ -131,10 +133,7 @@ func Listen(o Options) (*Link, error) {
 	}
 	l.listeners = append(l.listeners, abstract)
 	for _, dir := range o.Dirs {
-		path := filepath.Join(dir, fileName+rand.Text())
-		if file, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}); err == nil {
-			// Who may speak is decided by who it is.
-			_ = os.Chmod(path, 0o666)
+		if file, path, err := listenIn(dir); err == nil {
 			l.file = path
 			l.listeners = append(l.listeners, file)
 			break
@@ -147,17 +146,45 @@ func Listen(o Options) (*Link, error) {
 	return l, nil
 }
 
+// listenIn listens on a new file of a folder, which all can connect to: who may speak is
+// decided by who it is.
+func listenIn(dir string) (l *net.UnixListener, path string, err error) {
+	if err := safe(dir); err != nil {
+		return nil, "", err
+	}
+	path = filepath.Join(dir, fileName+rand.Text())
+	if l, err = net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: path}); err != nil {
+		return nil, "", err
+	}
+	folder, err := nofollow.Parent(path)
+	if err == nil {
+		defer folder.Close()
+		err = folder.Change(func(path string, _ unix.Stat_t) error { return os.Chmod(path, 0o666) })
+	}
+	if err != nil {
+		l.Close()
+		return nil, "", err
+	}
+	return l, path, nil
+}
+
 // sweep removes the files that links of a killed evermore of the same user have left.
 // A young one may be about to be listened on.
 func (l *Link) sweep() {
 	for _, dir := range l.options.Dirs {
 		for _, name := range namesIn(dir) {
-			path := filepath.Join(dir, name)
-			var st unix.Stat_t
-			if strings.HasPrefix(name, fileName) && unix.Lstat(path, &st) == nil &&
-				st.Uid == uint32(os.Geteuid()) && time.Since(time.Unix(st.Mtim.Unix())) > staleAge {
-				_ = removeStale(path)
+			if !strings.HasPrefix(name, fileName) {
+				continue
 			}
+			folder, err := nofollow.Parent(filepath.Join(dir, name))
+			if err != nil {
+				continue
+			}
+			st, err := folder.Stat()
+			if err == nil && st.Uid == uint32(os.Geteuid()) && time.Since(time.Unix(st.Mtim.Unix())) > staleAge {
+				_ = removeStale(folder)
+			}
+			folder.Close()
 		}
 	}
 }

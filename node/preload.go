@@ -96,12 +96,8 @@ func quoteOption(value string) string {
 // it is there. All may read it, and nobody but root and this user can change it. It
 // stays: as long as a process of the app lives it may start node.
 func placePreload(dir string) (path string, err error) {
-	var st unix.Stat_t
-	switch err := unix.Stat(dir, &st); {
-	case err != nil:
+	if err := safe(dir); err != nil {
 		return "", err
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != 0 && st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0:
-		return "", fmt.Errorf("others can change what is in %s", dir)
 	}
 	name, text := preloadFile()
 	path = filepath.Join(dir, name)
@@ -121,6 +117,18 @@ func placePreload(dir string) (path string, err error) {
 		_ = os.Remove(f.Name())
 	}
 	return path, err
+}
+
+// safe tells why others can change what this user has in a folder; nil: they can't.
+func safe(dir string) error {
+	var st unix.Stat_t
+	switch err := unix.Stat(dir, &st); {
+	case err != nil:
+		return err
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Uid != 0 && st.Uid != uint32(os.Geteuid()) || st.Mode&0o022 != 0 && st.Mode&unix.S_ISVTX == 0:
+		return fmt.Errorf("others can change what is in %s", dir)
+	}
+	return nil
 }
 
 // isPreload tells whether a file is what placePreload would write.

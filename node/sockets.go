@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"evermore/nofollow"
 )
 
 const (
@@ -124,7 +126,7 @@ func (n *socket) recognize() bool {
 	switch b := bound.(type) {
 	case *unix.SockaddrUnix:
 		n.told.Path = n.Path
-		if b.Name != n.Path || unix.Lstat(n.Path, &file) != nil || file.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		if b.Name != n.Path && !strings.HasPrefix(b.Name, nofollow.Through) || unix.Lstat(n.Path, &file) != nil || file.Mode&unix.S_IFMT != unix.S_IFSOCK {
 			return false
 		}
 		n.told.File = strconv.FormatUint(file.Ino, 10)
@@ -206,8 +208,18 @@ func (s *Sockets) Resume() error {
 }
 
 // Reopen ends Refuse for unix sockets: none that was refused listens again, so the
-// next process is to inherit another one. Errors are as those of Resume.
+// next process is to inherit another one; so it is where somebody has removed the file.
+// Errors are as those of Resume.
 func (s *Sockets) Reopen() error {
+	s.mu.Lock()
+	for _, n := range s.list {
+		var st unix.Stat_t
+		if n.Path != "" && n.fd >= 0 && errors.Is(unix.Lstat(n.Path, &st), unix.ENOENT) {
+			unix.Close(n.fd) // nobody finds it any more; who has it goes on with it
+			n.fd, n.refusing = -1, true
+		}
+	}
+	s.mu.Unlock()
 	return s.reopen(func(n *socket) bool { return n.Path != "" })
 }
 
@@ -402,36 +414,42 @@ func (n *socket) bindIP(ip netip.Addr) error {
 // bindUnix replaces a socket that nobody listens on. The mode of the file goes by
 // the umask, as node's.
 func (n *socket) bindUnix(owner *syscall.Credential) error {
-	path := n.Path
-	n.told.Path = path
-	if err := removeStale(path); err != nil {
+	n.told.Path = n.Path
+	folder, err := nofollow.Parent(n.Path)
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := removeStale(folder); err != nil {
 		return err
 	}
 	return n.bind(unix.AF_UNIX, func(fd int) error {
-		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: path}); err != nil {
+		if err := unix.Bind(fd, &unix.SockaddrUnix{Name: folder.Path()}); err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		err := unix.Lstat(path, &st)
-		if err == nil && owner != nil {
-			err = unix.Lchown(path, int(owner.Uid), int(owner.Gid))
-		}
+		err := folder.Change(func(path string, st unix.Stat_t) error {
+			n.told.File = strconv.FormatUint(st.Ino, 10)
+			if owner == nil || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+				return nil
+			}
+			return unix.Chown(path, int(owner.Uid), int(owner.Gid))
+		})
 		if err != nil {
-			_ = unix.Unlink(path)
+			_ = folder.Unlink()
 		}
-		n.told.File = strconv.FormatUint(st.Ino, 10)
 		return err
 	})
 }
 
-func removeStale(path string) error {
-	info, err := os.Lstat(path)
+// removeStale removes a socket that nobody listens on. What else is there is an error.
+func removeStale(folder *nofollow.Folder) error {
+	st, err := folder.Stat()
 	switch {
-	case errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, unix.ENOENT):
 		return nil
 	case err != nil:
 		return err
-	case info.Mode().Type() != os.ModeSocket:
+	case st.Mode&unix.S_IFMT != unix.S_IFSOCK:
 		return errors.New("a file that is no socket is there")
 	}
 	// A socket of another type is told whether there is one (EPROTOTYPE, connect(2)), and
@@ -441,10 +459,10 @@ func removeStale(path string) error {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: path}); err != unix.ECONNREFUSED {
+	if err := unix.Connect(fd, &unix.SockaddrUnix{Name: folder.Path()}); err != unix.ECONNREFUSED {
 		return unix.EADDRINUSE
 	}
-	return os.Remove(path)
+	return folder.Unlink()
 }
 
 // bind makes the socket of a family, which bound gives its address.
@@ -484,15 +502,26 @@ func (n *socket) refuse() {
 	}
 }
 
+// unlink removes the file of a unix socket, unless it is another one by now.
+func (n *socket) unlink() {
+	folder, err := nofollow.Parent(n.Path)
+	if err != nil {
+		return
+	}
+	defer folder.Close()
+	if st, err := folder.Stat(); err == nil && strconv.FormatUint(st.Ino, 10) == n.told.File {
+		_ = folder.Unlink()
+	}
+}
+
 // close lets nobody listen on the socket any more, whoever has inherited it: a
 // shell, say, would keep it without knowing.
 func (n *socket) close() {
 	if n.fd < 0 {
 		return
 	}
-	var st unix.Stat_t
-	if n.Path != "" && unix.Lstat(n.Path, &st) == nil && strconv.FormatUint(st.Ino, 10) == n.told.File {
-		_ = unix.Unlink(n.Path)
+	if n.Path != "" {
+		n.unlink()
 	}
 	_ = unix.Shutdown(n.fd, unix.SHUT_RD)
 	unix.Close(n.fd)

@@ -327,3 +327,63 @@ func TestRegain(t *testing.T) {
 		t.Errorf("what does not listen: %v", got.Addresses())
 	}
 }
+
+// In a folder of another user's, who may put anything in its place, a socket is bound as
+// in any other.
+func TestUnixSocketOfAnotherUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives a socket to another user")
+	}
+	dir := t.TempDir()
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	a := Address{Path: filepath.Join(dir, "s")}
+	var env []string
+	for range 2 { // the second time a stale one is there
+		s := NewSockets(&syscall.Credential{Uid: 65534, Gid: 65534})
+		if err := s.Add(a); err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(a.Path, &st); err != nil || st.Uid != 65534 || st.Gid != 65534 || st.Mode&unix.S_IFMT != unix.S_IFSOCK {
+			t.Errorf("%+v, %v", st, err)
+		}
+		c, err := net.Dial("unix", a.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		if err := NewSockets(nil).Add(a); !errors.Is(err, unix.EADDRINUSE) {
+			t.Errorf("a second time: %v", err)
+		}
+		_ = s.Inherit(func(_ []uintptr, h Held) error {
+			h[0].FDs = []int{s.list[0].fd}
+			env = (&Link{}).Environ(nil, nil, h)
+			return nil
+		})
+		pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := NewSockets(nil)
+		n.Regain(pidfd, env, func(Address) bool { return true })
+		if !slices.Equal(n.Addresses(), []Address{a}) {
+			t.Errorf("regained: %v", n.Addresses())
+		}
+		for _, one := range n.list {
+			unix.Close(one.fd)
+		}
+		unix.Close(pidfd)
+		if err := os.Link(a.Path, a.Path+"2"); err != nil {
+			t.Fatal(err)
+		}
+		s.Close()
+		if _, err := os.Lstat(a.Path); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("its file is left: %v", err)
+		}
+		if err := os.Rename(a.Path+"2", a.Path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -170,8 +171,8 @@ func (s *Stats) Collect(d *StatsDescs, worker string, to chan<- prometheus.Metri
 	}
 	for _, kind := range []string{"major", "minor", "incremental", "weakcb"} {
 		c, ok := s.Collections[kind]
-		if !ok || len(c.Buckets) != len(collectionBuckets) {
-			continue
+		if !ok || len(c.Buckets) != len(collectionBuckets) || !slices.IsSorted(append(slices.Clip(c.Buckets), c.Count)) || c.Seconds < 0 {
+			continue // the app's own line, no histogram
 		}
 		buckets := map[float64]uint64{}
 		for i, limit := range collectionBuckets {

@@ -105,8 +105,11 @@ func TestStats(t *testing.T) {
 func TestStatsOfALiar(t *testing.T) {
 	s := &Stats{
 		Version: "v1.\xff.2", Spaces: []Space{{Name: "a_space"}, {Name: "a_space"}, {Name: "\xff"}},
-		Collections: map[string]Collections{"major": {Buckets: []uint64{1}}, "made up": {Buckets: make([]uint64, 6)}},
-		Resources:   map[string]float64{"\xfe": 1},
+		Collections: map[string]Collections{
+			"major": {Buckets: []uint64{1}}, "made up": {Buckets: make([]uint64, 6)},
+			"minor": {Buckets: []uint64{1, 2, 3, 2, 2, 2}, Count: 9}, "weakcb": {Buckets: make([]uint64, 6), Seconds: -1},
+		},
+		Resources: map[string]float64{"\xfe": 1},
 	}
 	for i := range 2 * mostTypes {
 		s.Resources[fmt.Sprint(i)] = 1
