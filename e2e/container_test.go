@@ -283,7 +283,7 @@ func TestContainer(t *testing.T) {
 			t.Errorf("evermore is not PID 1 but %d", parent)
 		}
 		c.checkRestart()
-		c.exec("/inject/evermore", "health")
+		c.awaitReady("/inject/evermore")
 		c.stop(7)
 	})
 
@@ -332,7 +332,7 @@ func TestContainer(t *testing.T) {
 		c.awaitLog("ready\n")
 		c.must("kill", "--signal", "USR2", c.name)
 		c.awaitLog(fmt.Sprintf("got %d from 1\n", syscall.SIGUSR2))
-		c.must("exec", c.name, "/evermore", "health")
+		c.awaitReady("/evermore")
 		c.stop(0)
 	})
 }
@@ -551,6 +551,15 @@ func (c *container) must(args ...string) string {
 func (c *container) exec(argv ...string) string {
 	c.t.Helper()
 	return c.must(append([]string{"exec", c.name}, argv...)...)
+}
+
+// awaitReady waits until evermore's own probe succeeds.
+func (c *container) awaitReady(evermore string) {
+	c.t.Helper()
+	eventually(c.t, "the app is ready", func() bool {
+		_, err := c.podman("exec", c.name, evermore, "health")
+		return err == nil
+	})
 }
 
 // log is what the app and evermore have written.
