@@ -124,13 +124,24 @@ func (n *namespace) evict(p pod) error {
 // load asks the Service again and again, on connections that are kept and on new ones.
 func (n *namespace) load() *load.Run {
 	n.t.Helper()
-	run := load.Load{
+	under := load.Load{
 		Address: net.JoinHostPort(n.kubectl("get", "service", "app", "--output", "jsonpath={.spec.clusterIP}"), "80"),
 		Kept:    4, Fresh: 4,
 		Requests: []load.Request{{Path: "/", Body: len("hello")}},
 		Pause:    10 * time.Millisecond, // a machine has more to do
 		Timeout:  10 * time.Second,
-	}.Start()
+	}
+	// kube-proxy learns of a Service about a second later than of its pods, and until then
+	// its address may lead to those of one that is gone.
+	eventually(n.t, "the Service answers", func() error {
+		run := under.Start()
+		time.Sleep(time.Second)
+		if r := run.End(); r.Failed() > 0 || r.Answered == 0 {
+			return fmt.Errorf("%v", r)
+		}
+		return nil
+	})
+	run := under.Start()
 	n.t.Cleanup(func() { run.End() })
 	return run
 }
