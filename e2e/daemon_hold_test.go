@@ -25,6 +25,20 @@ func answering(t *testing.T, port int, times int) map[string]int {
 	return who
 }
 
+// areTwo tells whether two processes answer by now: while the port is being learned, it
+// may be that nobody does.
+func areTwo(port int) bool {
+	who := map[string]int{}
+	for range 20 {
+		text, err := ask(port, "/")
+		if err != nil {
+			return false
+		}
+		who[text]++
+	}
+	return len(who) == 2
+}
+
 // A supervisor is killed that holds a port for several processes: they serve on, the
 // next one takes all of them over, and the port with them, or where it may not do that
 // as soon as they have ended. One of them ends later than the other, whose place has no
@@ -47,7 +61,7 @@ func killedSupervisorOfInstances(t *testing.T, without []string) {
 	h := newHost(t)
 	h.file("slow.js", `if (process.env.NODE_APP_INSTANCE === '1') process.on('SIGTERM', () => setTimeout(process.exit, 300))`)
 	_, port := h.serve("a", "-i", "2", "--min-uptime", "0", "--spin-sleep-time", "50", "-c", "node -r ./slow.js")
-	h.await("a", "is there twice", func(row) bool { return len(answering(t, port, 20)) == 2 })
+	h.await("a", "is there twice", func(row) bool { return areTwo(port) })
 	before := answering(t, port, 20)
 	a := h.app("a")
 	h.kill(a.Supervisor, syscall.SIGKILL)
@@ -78,7 +92,7 @@ func killedSupervisorOfInstances(t *testing.T, without []string) {
 	} else {
 		h.ok("evermore", "reload", "a")
 	}
-	h.await("a", "is there twice again", func(row) bool { return len(answering(t, port, 20)) == 2 })
+	h.await("a", "is there twice again", func(row) bool { return areTwo(port) })
 	for pid := range answering(t, port, 20) {
 		if before[pid] != 0 {
 			t.Errorf("%s still answers after a reload", pid)

@@ -114,6 +114,7 @@ func TestRotationOfPipedFiles(t *testing.T) {
 		// Names tell no more than milliseconds, so it is rotated once in each run.
 		last := fmt.Sprintf("line %d of the app\n", (i+1)*n/20)
 		eventually(t, "all is copied", func() bool { return strings.HasSuffix(content(t, s.files[1].Name()), last) })
+		time.Sleep(2 * time.Millisecond)
 	}
 	wantNumbered(t, everything(t, path), n)
 	old := backups(t, path)

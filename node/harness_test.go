@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -133,6 +134,7 @@ func (s *supervisor) write(name, text string) string {
 // start runs a command; "node" is the line's. It ends with the test.
 func (s *supervisor) start(env []string, argv ...string) *process {
 	s.t.Helper()
+	argv = slices.Clone(argv)
 	if argv[0] == "node" {
 		argv[0] = s.node
 	}
