@@ -524,6 +524,15 @@ func (n *socket) close() {
 		n.unlink()
 	}
 	_ = unix.Shutdown(n.fd, unix.SHUT_RD)
+	// Who waits at a unix socket would do so for as long as anybody has inherited it.
+	for n.Path != "" {
+		fd, _, err := unix.Accept4(n.fd, unix.SOCK_CLOEXEC)
+		if err == nil {
+			unix.Close(fd)
+		} else if err != unix.EINTR {
+			break
+		}
+	}
 	unix.Close(n.fd)
 	n.fd = -1
 }

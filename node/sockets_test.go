@@ -9,6 +9,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -386,4 +387,30 @@ func TestUnixSocketOfAnotherUser(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// Who waits at a unix socket when it begins to refuse does not wait for ever, though a
+// process has inherited it.
+func TestRefuseWhoWaits(t *testing.T) {
+	a := Address{Path: filepath.Join(t.TempDir(), "s")}
+	s := sockets(t, a)
+	inherited, err := unix.Dup(s.list[0].fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(inherited)
+	for range 3 {
+		c, err := net.Dial("unix", a.Path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		defer func() {
+			_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+			if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("a client that waited: %v", err)
+			}
+		}()
+	}
+	s.Refuse()
 }
