@@ -292,7 +292,7 @@ func TestListWhileOneEnds(t *testing.T) {
 	}()
 	const n = 60
 	for range n {
-		if out, err := role("short", "EVERMORE_ROOT="+root).CombinedOutput(); err != nil {
+		if out, err := role("short", "EVERMORE_ROOT="+root, "GORACE=atexit_sleep_ms=0").CombinedOutput(); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
